@@ -1,0 +1,31 @@
+"""What every verb shares: one line of error, ``--json``, and how figures are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+__all__ = ["JsonFlag", "emit_json", "fail", "say"]
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
+
+
+def emit_json(data: BaseModel | dict[str, Any] | list[Any]) -> None:
+    """Prints ``data`` as one JSON document on stdout."""
+    plain = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
+    sys.stdout.write(json.dumps(plain, indent=2, default=str) + "\n")
+
+
+def say(text: str) -> None:
+    """Progress and remarks go to stderr, so that stdout stays machine-readable."""
+    sys.stderr.write(text + "\n")
+
+
+def fail(message: str, code: int) -> typer.Exit:
+    """One clear line on stderr; raise what it returns."""
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return typer.Exit(code)

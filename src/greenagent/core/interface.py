@@ -1,0 +1,95 @@
+"""How to talk to a model: stored in its card, used alike by training, evaluation and serving.
+
+``chat``: the tokenizer's chat template renders messages and tools; for general models.
+``calls``: ``user text\\n`` in, compact tool calls out (`greenagent.core.calls`); for models specialised on one set of tools.
+``label``: ``user text\\n`` in, one label out, read as a call of the tool of that name without arguments.
+
+A specialised model has no tools in its prompt (they are in its weights), which is why it is short and cheap, and why it
+answers only requests whose tools have the same hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from greenagent.core.calls import NO_CALL, Tool, ToolCall, parse_calls, render_calls, tools_hash
+
+__all__ = ["Interface", "Message"]
+
+
+class Message(BaseModel):
+    """One chat message; ``tool_calls`` of an assistant, ``content`` of everybody else."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | None = None
+    tool_calls: list[ToolCall] = Field(default_factory=list)
+    tool_call_id: str | None = None
+
+
+class Interface(BaseModel):
+    """The form of a model's prompts and answers.
+
+    ``tools`` are those the weights were trained for (empty for ``chat``); for ``label`` each label is a tool's name.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["chat", "calls", "label"] = "chat"
+    tools: list[Tool] = Field(default_factory=list)
+    max_answer_tokens: int = 64
+
+    @property
+    def tools_hash(self) -> str | None:
+        """The hash requests must match; ``None`` for a general model."""
+        return None if self.kind == "chat" else tools_hash(self.tools)
+
+    @property
+    def labels(self) -> list[str]:
+        """The texts a ``label`` model may answer, in the tools' order."""
+        return [label_text(t.name) for t in self.tools]
+
+    def render_prompt(self, messages: Sequence[Message]) -> str:
+        """The prompt of a specialised model: each turn on a line of its own, tool results marked ``= ``.
+
+        System messages are left out: what they would say was learnt. Not for ``chat`` (that is the tokenizer's work).
+        """
+        lines = []
+        for message in messages:
+            if message.role in ("system", "developer"):
+                continue
+            if message.role == "assistant":
+                lines.append(self.render_answer(message.tool_calls) if message.tool_calls else message.content or NO_CALL)
+            else:
+                mark = "= " if message.role == "tool" else ""
+                lines.append(mark + " ".join((message.content or "").split()))
+        return "\n".join(lines) + "\n"
+
+    def render_answer(self, calls: Sequence[ToolCall]) -> str:
+        """The text a specialised model is trained to answer with."""
+        if self.kind == "label":
+            return label_text(calls[0].name) if calls else NO_CALL
+        return render_calls(calls, self.tools)
+
+    def parse_answer(self, text: str) -> list[ToolCall] | None:
+        """The calls in a specialised model's answer; ``None`` when it is not valid."""
+        if self.kind == "label":
+            names = {label_text(t.name): t.name for t in self.tools}
+            text = text.strip()
+            if text == NO_CALL:
+                return []
+            return [ToolCall(name=names[text])] if text in names else None
+        return parse_calls(text, self.tools)
+
+    def openai_tools(self) -> list[dict[str, Any]]:
+        """The trained tools as OpenAI's ``tools`` list."""
+        return [t.openai() for t in self.tools]
+
+
+def label_text(name: str) -> str:
+    """A tool's name as words, which a language model's vocabulary spells in fewer tokens."""
+    return name.replace("_", " ")

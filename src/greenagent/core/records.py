@@ -1,0 +1,147 @@
+"""Versioned records: the seams between the rooms. Each has a ``schema_version``; readers refuse newer ones.
+
+Unknown figures are ``None``, never 0. Every ``energy_j`` and ``carbon_g`` has its provenance beside it.
+Boundary: ``energy_j = engine_j + overhead_j`` where both are known.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from greenagent.core.interface import Interface
+from greenagent.core.provenance import Provenance
+
+__all__ = ["Activity", "ActivityKind", "Energy", "FileFact", "ModelCard", "Quality", "StepFact"]
+
+ActivityKind = Literal["request", "idle", "overhead", "training", "evaluation", "command", "job", "bench"]
+
+
+class Record(BaseModel):
+    """Base of what is written to disk."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+
+
+class Energy(BaseModel):
+    """Joules of one thing, at two boundaries, and the carbon they stand for.
+
+    ``engine_j``: the engine's share. ``overhead_j``: gateway, platform floor while in flight. ``energy_j``: both.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    energy_j: float | None = None
+    engine_j: float | None = None
+    overhead_j: float | None = None
+    provenance: Provenance | None = None
+    carbon_g: float | None = None
+    carbon_provenance: Provenance | None = None
+    zone: str | None = None
+    intensity_g_per_kwh: float | None = None
+
+
+class Activity(Record):
+    """One ledger record: what ran, when, where, joules, grams, tokens, quality, and how each is known.
+
+    The ledger sets ``writer``, ``seq`` and the hashes; producers leave them out.
+    """
+
+    id: str
+    parent_id: str | None = None
+    kind: ActivityKind
+    name: str = Field(description="what ran: a model, a recipe step, a command line")
+    started_at: AwareDatetime
+    ended_at: AwareDatetime
+    host: str | None = None
+    zone: str | None = None
+    energy: Energy = Field(default_factory=Energy)
+    cpu_s: float | None = None
+    prompt_tokens: int | None = None
+    generated_tokens: int | None = None
+    requests: int | None = None
+    correct: float | None = Field(default=None, description="correct answers among the requests, where known")
+    cost: float | None = None
+    currency: str | None = None
+    ghg_scope: Literal[1, 2, 3] | None = None
+    factor_version: str | None = Field(default=None, description="which table the carbon factor comes from")
+    outcome: Literal["ok", "error", "cancelled"] = "ok"
+    attributes: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float:
+        """Wall seconds between start and end."""
+        return (self.ended_at - self.started_at).total_seconds()
+
+
+class Quality(BaseModel):
+    """Quality on one split: accuracy with its 95% Wilson interval, and what it cost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    split: str
+    metric: str
+    accuracy: float
+    examples: int
+    low: float
+    high: float
+    slices: dict[str, tuple[float, int]] = Field(default_factory=dict, description="slice -> (accuracy, examples)")
+    energy: Energy | None = None
+    energy_per_correct_j: float | None = None
+    engine: str | None = Field(default=None, description="the engine and precision that answered")
+
+
+class StepFact(BaseModel):
+    """What one recipe step did to the model, and what that took."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    parameters_before: int | None = None
+    parameters_after: int | None = None
+    bytes_after: int | None = None
+    duration_s: float | None = None
+    energy: Energy = Field(default_factory=Energy)
+    cpu_s: float | None = None
+    quality: Quality | None = None
+    notes: dict[str, Any] = Field(default_factory=dict)
+
+
+class FileFact(BaseModel):
+    """A file of a model directory."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    bytes: int
+    sha256: str
+    format: str = Field(description="for example gguf:Q8_0, safetensors:bf16, tokenizer")
+
+
+class ModelCard(Record):
+    """``card.json`` beside a model: lineage, sizes, quality per split, joules, gCO2e, method of each figure."""
+
+    name: str
+    created_at: datetime
+    greenagent_version: str
+    base: str = Field(description="the model it was made from")
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    recipe_sha256: str | None = None
+    task_sha256: str | None = None
+    architecture: str
+    parameters: int
+    bytes_fp32: int
+    served_file: str | None = None
+    served_bytes: int | None = None
+    files: list[FileFact] = Field(default_factory=list)
+    interface: Interface = Field(default_factory=Interface)
+    steps: list[StepFact] = Field(default_factory=list)
+    quality: list[Quality] = Field(default_factory=list)
+    agreement: dict[str, Any] = Field(default_factory=dict, description="engine against transformers, greedy, token by token")
+    energy: Energy = Field(default_factory=Energy, description="the sum over the steps")
+    notes: list[str] = Field(default_factory=list)
