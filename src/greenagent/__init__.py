@@ -1,8 +1,8 @@
 """greenagent: an LLM agent that gets greener while it works, and can prove it.
 
 `measure` every joule, `compress` the model, `serve` it with the least energy per correct answer, and keep an account.
-Rooms: ``core`` (words), ``measure``, ``ledger``, ``tasks``, ``engines`` (instruments), ``compress``, ``serve``, ``account`` (verbs),
-``cli``. Importing this package loads nothing heavy.
+Rooms: ``core`` (words), ``measure``, ``ledger``, ``tasks``, ``engines`` (instruments), ``compress``, ``serve``, ``account``
+(verbs), ``cli``. Importing this package loads nothing heavy.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,15 +72,11 @@ def _escape(text: str) -> str:
 
 
 def _unescape(text: str) -> str:
-    out: list[str] = []
-    chars = iter(text)
-    for c in chars:
-        out.append(_UNESCAPES.get(following, following) if c == "\\" and (following := next(chars, "")) else c)
-    return "".join(out)
+    return re.sub(r"\\(.)", lambda match: _UNESCAPES.get(match[1], match[1]), text)
 
 
 def _is_string(schema: dict[str, Any]) -> bool:
-    return schema.get("type", "string") == "string"
+    return bool(schema.get("type", "string") == "string")
 
 
 def render_calls(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str:
@@ -105,11 +102,10 @@ def parse_calls(text: str, tools: Sequence[Tool]) -> list[ToolCall] | None:
     wants a number, make the whole text invalid: a wrong call must never be mistaken for a right one.
     """
     known = {t.name: t.properties for t in tools}
-    text = text.strip()
-    if text == NO_CALL:
+    if text.strip() == NO_CALL:
         return []
     calls = []
-    for line in text.split("\n"):
+    for line in text.strip("\n").split("\n"):  # no more is stripped: a space at the end may belong to a string
         name, *parts = line.split("|")
         if name not in known:
             return None
