@@ -1,0 +1,72 @@
+"""Loading a task: the embedded one by its name, a directory of splits, or a single JSONL file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from greenagent.core.calls import Tool
+from greenagent.core.errors import TaskError, nearest
+from greenagent.tasks.embedded import ASSISTANT, generate
+from greenagent.tasks.jsonl import JsonlReader, read_tools
+from greenagent.tasks.records import Example, InterfaceKind, Task
+
+__all__ = ["iter_examples", "load_task"]
+
+_ORDER = ("train", "val", "test")
+
+
+def load_task(path_or_name: str | Path) -> Task:
+    """The task at a path, or the embedded task ``"assistant"`` (seed 0).
+
+    A directory holds one split per ``*.jsonl`` file (``train``, ``val``, ``test``, ``oos_val``, ...), named by the file's stem,
+    and may have a ``tools.json``. A single file is one split named by its stem. ``text``/``intent`` lines make each distinct
+    intent a tool without arguments, in the order of the names; the intents ``oos``, ``none`` and null mean that no tool fits and
+    are not tools. Errors: `TaskError`, with file and line.
+    """
+    path = Path(path_or_name)
+    if str(path_or_name) == ASSISTANT and not path.exists():
+        return generate()
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"), key=lambda f: (_ORDER.index(f.stem) if f.stem in _ORDER else len(_ORDER), f.stem))
+        if not files:
+            raise TaskError(f"no *.jsonl file in {path}: a task directory holds train.jsonl, val.jsonl, test.jsonl")
+        return _load(path.resolve().name, files)
+    if not path.exists():
+        raise TaskError(f"no task at {str(path_or_name)!r}: give {ASSISTANT!r}, a directory or a .jsonl file{hint}")
+    return _load(path.stem, [path])
+
+
+def iter_examples(path: str | Path) -> Iterator[Example]:
+    """Streams one JSONL file without holding it in memory; a ``tools.json`` beside it is read first. Errors: `TaskError`."""
+    return iter(JsonlReader(Path(path), _tools_beside(Path(path))))
+
+
+def _tools_beside(path: Path) -> list[Tool]:
+    beside = path.parent / "tools.json"
+    return read_tools(beside) if beside.is_file() else []
+
+
+def _load(name: str, files: list[Path]) -> Task:
+    declared = _tools_beside(files[0])
+    tools: dict[str, Tool] = {}
+    kinds: dict[InterfaceKind, Path] = {}
+    splits: dict[str, list[Example]] = {}
+    for file in files:
+        reader = JsonlReader(file, declared)
+        splits[file.stem] = list(reader)
+        if reader.kind is None:
+            raise TaskError(f"{file} has no examples")
+        kinds.setdefault(reader.kind, file)
+        if reader.kind == "label":
+            declared = []
+        for tool in reader.tools:
+            if tools.setdefault(tool.name, tool).parameters != tool.parameters:
+                raise TaskError(f"{file}: the tool {tool.name!r} has other parameters than in the task's other files")
+    if len(kinds) > 1:
+        raise TaskError(
+            f"{kinds['label']} has 'text' and 'intent', {kinds['calls']} has 'messages': one task has lines of one form"
+        )
+    kind = next(iter(kinds))
+    listed = sorted(tools.values(), key=lambda t: t.name) if kind == "label" else list(tools.values())
+    return Task.build(name, listed, kind, splits)

@@ -1,0 +1,72 @@
+"""A task in memory: labelled examples by split, and the tools they call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from greenagent.core.calls import Tool, ToolCall
+from greenagent.core.interface import Interface, Message
+
+__all__ = ["NO_TOOL_INTENTS", "Example", "InterfaceKind", "Task", "content_hash"]
+
+InterfaceKind = Literal["calls", "label"]
+
+NO_TOOL_INTENTS = (None, "oos", "none")
+"""Values of ``intent`` that mean "no tool fits" (``oos``: out of scope, as CLINC150 writes it)."""
+
+
+class Example(BaseModel):
+    """One labelled request: ``messages`` is the prompt alone, ``expected`` the calls that answer it (``[]``: no tool fits).
+
+    ``slices`` names what the example is an example of (``tool``, ``noise``, ...), so that accuracy can be reported by it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    messages: list[Message]
+    expected: list[ToolCall]
+    slices: dict[str, str] = Field(default_factory=dict)
+
+
+class Task(BaseModel):
+    """Tools, and examples by split.
+
+    ``interface_kind`` says which specialised interface fits: ``label`` when each tool is an intent without arguments, else
+    ``calls``. ``sha256`` covers tools, prompts and expected answers of every split (not names, ids or slices).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    tools: list[Tool]
+    interface_kind: InterfaceKind
+    splits: dict[str, list[Example]]
+    sha256: str
+
+    @classmethod
+    def build(cls, name: str, tools: Sequence[Tool], kind: InterfaceKind, splits: dict[str, list[Example]]) -> Task:
+        """A task with its content hash."""
+        return cls(name=name, tools=list(tools), interface_kind=kind, splits=splits, sha256=content_hash(tools, splits))
+
+    def interface(self) -> Interface:
+        """The interface of a model specialised on this task; its answers may be a little longer than the longest expected one."""
+        rendered = Interface(kind=self.interface_kind, tools=self.tools)
+        longest = max((len(rendered.render_answer(e.expected)) for rows in self.splits.values() for e in rows), default=0)
+        return rendered.model_copy(update={"max_answer_tokens": max(16, longest * 3 // 4)})
+
+
+def content_hash(tools: Sequence[Tool], splits: dict[str, list[Example]]) -> str:
+    """SHA-256 over the tools and, split by split in the order of their names, each prompt with its expected calls."""
+    digest = hashlib.sha256(json.dumps([t.model_dump() for t in tools], sort_keys=True).encode())
+    for name in sorted(splits):
+        digest.update(f"\n{name}\n".encode())
+        for example in splits[name]:
+            row = [[m.model_dump(exclude={"tool_call_id"}) for m in example.messages], [c.model_dump() for c in example.expected]]
+            digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
