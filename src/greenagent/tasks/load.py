@@ -33,6 +33,7 @@ def load_task(path_or_name: str | Path) -> Task:
             raise TaskError(f"no *.jsonl file in {path}: a task directory holds train.jsonl, val.jsonl, test.jsonl")
         return _load(path.resolve().name, files)
     if not path.exists():
+        hint = nearest(str(path_or_name), [ASSISTANT])
         raise TaskError(f"no task at {str(path_or_name)!r}: give {ASSISTANT!r}, a directory or a .jsonl file{hint}")
     return _load(path.stem, [path])
 

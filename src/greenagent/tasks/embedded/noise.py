@@ -17,15 +17,14 @@ __all__ = ["KINDS", "Piece", "pick_kind", "roughen"]
 
 KINDS = {"clean": 0.40, "lower": 0.20, "bare": 0.15, "polite": 0.15, "typo": 0.10}
 
-_IMPERATIVES = frozenset(
-    """
-    add adjust arrange begin block book bring call cancel catch change check close connect convert count create delete dial
-    download draw drop enter exchange explain find flip follow get give guide hail have heat include inform keep kick kill
-    let light listen locate log look make message mow move navigate open order pay pencil phone ping place plan play plot
-    print pull put queue read record remind remove rename rent reserve ring run say scan schedule scrap secure send set
-    shoot show sing start stick switch take teach tell text throw track transfer translate turn vacuum wake work write
-    """.split()
-)
+_IMPERATIVE_WORDS = """
+add adjust arrange begin block book bring call cancel catch change check close connect convert count create delete dial
+download draw drop enter exchange explain find flip follow get give guide hail have heat include inform keep kick kill
+let light listen locate log look make message mow move navigate open order pay pencil phone ping place plan play plot
+print pull put queue read record remind remove rename rent reserve ring run say scan schedule scrap secure send set
+shoot show sing start stick switch take teach tell text throw track transfer translate turn vacuum wake work write
+"""
+_IMPERATIVES = frozenset(_IMPERATIVE_WORDS.split())
 _REQUESTS: dict[Side, tuple[str, ...]] = {
     "train": ("please ", "could you ", "can you ", "would you ", "could you please ", "hey, can you ", "please just "),
     "test": ("please ", "could you ", "can you please ", "would you please ", "hello, could you "),
