@@ -29,7 +29,9 @@ _ATTEMPTS = 1000
 
 @dataclass(frozen=True)
 class Draft:
-    """A generated request before it has an id: ``origin`` is its template, ``opened`` the open values in its arguments."""
+    """A generated request before it has an id: ``origin`` is its template (or what it says, where no tool fits), ``opened`` the
+    open values in its arguments.
+    """
 
     text: str
     calls: tuple[ToolCall, ...]
@@ -40,7 +42,7 @@ class Draft:
     @property
     def combination(self) -> str:
         """Template and arguments, without the noise."""
-        return f"{self.origin}|{[c.arguments for c in self.calls] if self.calls else self.text}".lower()
+        return f"{self.origin}|{[c.arguments for c in self.calls]}".lower()
 
 
 @dataclass
@@ -73,16 +75,18 @@ def generate(seed: int = 0, *, train: int = 6000, val: int = 600, test: int = 60
 
 def _split(split: str, size: int, rng: random.Random, seen: _Seen) -> list[Example]:
     side: Side = "test" if split == "test" else "train"
+    combinations: set[str] = set()
     accept: Callable[[Draft], bool] = {
         "train": lambda made: True,
         "val": lambda made: made.combination not in seen.combinations,
-        "test": lambda made: not any(v.lower() in seen.values for v in made.opened),
+        "test": lambda made: made.combination not in combinations and not any(v.lower() in seen.values for v in made.opened),
     }[split]
     examples = []
     made_before: list[Draft] = []
     for index in range(size):
         made = _fresh(side, rng, seen.texts, accept)
         seen.texts.add(made.text.lower())
+        combinations.add(made.combination)
         made_before.append(made)
         examples.append(_example(f"{ASSISTANT}-{split}-{index:05d}", made))
     for made in made_before:
@@ -106,7 +110,7 @@ def draft(spec: ToolSpec | None, side: Side, rng: random.Random) -> Draft:
         pattern = rng.choice(no_tool_patterns()[side])
         text = pools().fill(pattern, side, rng)
         kind = pick_kind(rng)
-        return Draft(roughen([Piece(text)], kind, side, False, rng)[0], (), kind, pattern)
+        return Draft(roughen([Piece(text)], kind, side, False, rng)[0], (), kind, text)
     template = rng.choice(spec.templates[side])
     slots = _slots(spec, template, side, rng)
     kind = pick_kind(rng)

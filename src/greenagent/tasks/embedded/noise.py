@@ -18,11 +18,12 @@ __all__ = ["KINDS", "Piece", "pick_kind", "roughen"]
 KINDS = {"clean": 0.40, "lower": 0.20, "bare": 0.15, "polite": 0.15, "typo": 0.10}
 
 _IMPERATIVE_WORDS = """
-add adjust arrange begin block book bring call cancel catch change check close connect convert count create delete dial
-download draw drop enter exchange explain find flip follow get give guide hail have heat include inform keep kick kill
-let light listen locate log look make message mow move navigate open order pay pencil phone ping place plan play plot
-print pull put queue read record remind remove rename rent reserve ring run say scan schedule scrap secure send set
-shoot show sing start stick switch take teach tell text throw track transfer translate turn vacuum wake work write
+add adjust arrange begin block book bring brush buy call cancel catch change check close connect convert count create
+delete dial download draw drop enter exchange explain feed find flip follow get give guess guide hail have heat include
+inform iron keep kick kill let light listen locate log look make message move mow navigate open order pay pencil phone
+ping place plan play plot print pull put queue read recommend record remind remove rename renew rent reserve restart
+ring run say scan schedule scrap secure sell send set shoot show sing start stick summarize switch take teach tell text
+throw track transfer translate turn update vacuum wake wash water work write
 """
 _IMPERATIVES = frozenset(_IMPERATIVE_WORDS.split())
 _REQUESTS: dict[Side, tuple[str, ...]] = {
