@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from greenagent.account.report import ReportData, collect, rows_from_card
 from greenagent.core.provenance import Provenance
 from greenagent.core.records import Activity, Energy, ModelCard, Quality, StepFact
 
 START = datetime(2026, 5, 1, 12, tzinfo=UTC)
-CPU = Provenance(kind="estimated", source="SPECpower 2026-03 by CPU model × CPU time of the process tree", relative_uncertainty=0.3)
+CPU = Provenance(
+    kind="estimated", source="SPECpower 2026-03 by CPU model × CPU time of the process tree", relative_uncertainty=0.3
+)
 GRID = Provenance(kind="assumed", source="yearly country table", relative_uncertainty=0.1)
 
 
@@ -39,6 +44,7 @@ def card(name: str, parameters: int, served_bytes: int, steps: list[StepFact], q
     )  # fmt: skip
 
 
+@pytest.fixture(scope="session")
 def teacher() -> ModelCard:
     steps = [
         StepFact(step="fine_tune", parameters_after=134_515_008, bytes_after=269_060_552, energy=energy(31_000)),
@@ -48,9 +54,12 @@ def teacher() -> ModelCard:
     return card("teacher", 134_515_008, 144_811_072, steps, qualities)
 
 
+@pytest.fixture(scope="session")
 def student() -> ModelCard:
     steps = [
-        StepFact(step="prune", parameters_before=134_515_008, parameters_after=20_100_000, bytes_after=80_400_000, energy=energy(90)),
+        StepFact(
+            step="prune", parameters_before=134_515_008, parameters_after=20_100_000, bytes_after=80_400_000, energy=energy(90)
+        ),
         StepFact(step="distill", parameters_after=20_100_000, bytes_after=80_400_000, energy=energy(9_800)),
         StepFact(step="quantize", parameters_after=20_100_000, bytes_after=21_400_000, energy=energy(30)),
     ]
@@ -64,21 +73,27 @@ def activity(name: str, kind: str, spent: Energy, parent: str | None = None) -> 
     )  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def make_activity() -> Callable[..., Activity]:
+    return activity
+
+
 def activities() -> list[Activity]:
     known = [activity("train", "training", energy(41_500)), activity("step", "training", energy(41_000), "train")]
     known += [activity(f"r{i}", "request", energy(3.0, 0.6)) for i in range(840)]
     return [*known, activity("idle", "idle", energy(900)), activity("doctor", "command", energy(None))]
 
 
-def sample() -> ReportData:
-    rows = [*rows_from_card(teacher(), "test", tokens_per_s=212.0), *rows_from_card(student(), "test", tokens_per_s=1_980.0)]
+@pytest.fixture(scope="session")
+def sample(teacher: ModelCard, student: ModelCard) -> ReportData:
+    rows = [*rows_from_card(teacher, "test", tokens_per_s=212.0), *rows_from_card(student, "test", tokens_per_s=1_980.0)]
     return collect(
         "greenagent demo: an assistant's tool calls",
         rows,
         START,
-        cards=[teacher(), student()],
+        cards=[teacher, student],
         activities=activities(),
         facts={"Processor": "Intel Xeon (Sapphire Rapids), 2 threads", "Memory": "24 GB", "System": "Linux 6.1"},
-        summary="A language model was fine-tuned on tool calls, pruned, distilled and quantized; then both answered the same requests.",
+        summary="A model was fine-tuned on tool calls, pruned, distilled and quantized; then both answered the same requests.",
         notes=["Size ratios are against the 8-bit teacher, which is the file that would otherwise be served."],
     )

@@ -1,7 +1,8 @@
 """The report: one self-contained HTML page and the same table for the terminal, built from records only.
 
-`ReportData` holds what is shown; `collect` builds it from model cards and ledger activities; `build_report` writes the page (needs the
-extra ``report``); `render_table` prints the table. Nothing here measures: figures come with their provenance or are shown as unknown.
+`ReportData` holds what is shown; `collect` builds it from model cards and ledger activities; `build_report` writes the page
+(needs the extra ``report``); `render_table` prints the table. Nothing here measures: figures come with their provenance or are
+shown as unknown.
 """
 
 from greenagent.account.report.collect import collect, energy_shares, rows_from_card, steps_from_card

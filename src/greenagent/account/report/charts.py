@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from greenagent.account.report import figures
 from greenagent.account.report.data import EnergyShares, ReportRow, ReportStep
 from greenagent.core.errors import MissingExtraError
-from greenagent.core.units import format_bytes
 
 __all__ = ["NARROW", "WIDE", "quality_chart", "shares_chart", "steps_chart"]
 
-WIDE, NARROW = 620, 270
+WIDE, NARROW = 860, 320
 COLOURS = ("#14746f", "#e07a1f", "#5b5fc7", "#a23e63", "#6b7f1f", "#4c7a9c")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
 INK, SOFT, GRID = "#1c2b28", "#5c6d69", "#e3e9e6"
@@ -26,12 +26,27 @@ CONFIG: dict[str, Any] = {
     "background": "white",
     "view": {"stroke": None},
     "axis": {
-        "labelColor": INK, "titleColor": SOFT, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
-        "gridColor": GRID, "domainColor": "#9fb0aa", "tickColor": "#9fb0aa", "labelLimit": 260,
+        "labelColor": INK,
+        "titleColor": SOFT,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "gridColor": GRID,
+        "domainColor": "#9fb0aa",
+        "tickColor": "#9fb0aa",
+        "labelLimit": 260,
     },
-    "legend": {"labelColor": INK, "labelFontSize": 12, "orient": "bottom", "title": None, "symbolStrokeWidth": 0, "labelLimit": 240},
+    "legend": {
+        "labelColor": INK,
+        "labelFontSize": 12,
+        "labelLimit": 260,
+        "orient": "bottom",
+        "title": None,
+        "symbolStrokeWidth": 0,
+        "symbolOpacity": 1,
+    },
     "title": {"color": SOFT, "fontSize": 12, "fontWeight": "normal", "anchor": "start"},
-}  # fmt: skip
+}
 
 
 def _altair() -> Any:
@@ -44,12 +59,12 @@ def _altair() -> Any:
 
 
 def _svg(chart: Any, name: str) -> str:
-    """The chart as SVG text; its inner ids are made unique, since many SVGs share one page."""
+    """The chart as SVG text; its inner ids are renamed after ``name``, since many SVGs share one page."""
     import vl_convert
 
     text: str = vl_convert.vegalite_to_svg(chart.configure(**CONFIG).to_dict(), allowed_base_urls=[])
-    for inner in set(re.findall(r'id="([^"]+)"', text)):
-        text = text.replace(f'id="{inner}"', f'id="{name}-{inner}"').replace(f"#{inner})", f"#{name}-{inner})")
+    for number, inner in enumerate(dict.fromkeys(re.findall(r'id="([^"]+)"', text))):
+        text = text.replace(f'id="{inner}"', f'id="{name}-{number}"').replace(f"#{inner})", f"#{name}-{number})")
     return text
 
 
@@ -59,36 +74,27 @@ def _palette(altair: Any, names: Sequence[str]) -> Any:
 
 def quality_chart(rows: Sequence[ReportRow], width: int = WIDE) -> str | None:
     """Quality against joules per correct answer (log scale), one point per row; ``None`` when no row has both."""
-    shown = [r for r in rows if r.accuracy is not None and r.j_per_correct]
-    if not shown:
+    points = _points(rows)
+    if not points:
         return None
     alt = _altair()
-    ordered = sorted(shown, key=lambda r: r.j_per_correct or 0.0)
-    values = [
-        {
-            "name": r.name, "engine": r.engine or "engine unknown", "joules": r.j_per_correct, "accuracy": r.accuracy,
-            "low": r.accuracy if r.low is None else r.low, "high": r.accuracy if r.high is None else r.high, "above": i % 2 == 0,
-        }
-        for i, r in enumerate(ordered)
-    ]  # fmt: skip
-    engines = list(dict.fromkeys(v["engine"] for v in values))
-    lows, highs = [v["low"] for v in values], [v["high"] for v in values]
-    pad = max(0.01, (max(highs) - min(lows)) * 0.2)
-    y = alt.Y(
-        "accuracy:Q",
-        title="Quality (share of right answers, 95% interval)",
-        axis=alt.Axis(format="%", tickCount=5),
-        scale=alt.Scale(domain=[max(0.0, min(lows) - pad), min(1.0, max(highs) + pad)], zero=False),
-    )
+    small = width < WIDE
+    domain = _log_domain([p["joules"] for p in points])
+    low, high = min(p["low"] for p in points), max(p["high"] for p in points)
+    pad = max(0.01, (high - low) * 0.2)
+    title = "Right answers, with 95% interval"
+    scale = alt.Scale(domain=[max(0.0, low - pad), min(1.0, high + pad)], zero=False)
+    y = alt.Y("accuracy:Q", title=title, axis=alt.Axis(format="%", tickCount=5), scale=scale)
     x = alt.X(
         "joules:Q",
         title="Joules per correct answer, total (log scale)",
-        scale=alt.Scale(type="log", domain=_log_domain([r.j_per_correct or 0.0 for r in shown]), nice=False),
-        axis=alt.Axis(format="~s", tickCount=4),
+        scale=alt.Scale(type="log", domain=domain, nice=False),
+        axis=alt.Axis(values=_ticks(domain, 4 if small else 9), format="~r", labelOverlap=False),
     )
-    base = alt.Chart(alt.Data(values=values))
-    colour = alt.Color("engine:N", scale=_palette(alt, engines), legend=alt.Legend(columns=1 if width < WIDE else 0))
-    rule = base.mark_rule(strokeWidth=2, opacity=0.45).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=colour)
+    engines = list(dict.fromkeys(p["engine"] for p in points))
+    colour = alt.Color("engine:N", scale=_palette(alt, engines), legend=alt.Legend(columns=1 if small else 0))
+    base = alt.Chart(alt.Data(values=points))
+    rule = base.mark_rule(strokeWidth=2, opacity=0.45).encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour)
     point = base.mark_point(filled=True, size=120, opacity=1).encode(x=x, y=y, color=colour)
     names = [
         base.mark_text(dx=10, dy=dy, align="left", fontSize=12, color=INK, fontWeight=600)
@@ -99,45 +105,85 @@ def quality_chart(rows: Sequence[ReportRow], width: int = WIDE) -> str | None:
     return _svg(alt.layer(rule, point, *names).properties(width=width - 70, height=300), f"quality{width}")
 
 
+def _points(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
+    """The rows that have quality and joules, cheapest first; their names stand above and below in turn."""
+    points: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda r: r.j_per_correct or 0.0):
+        if row.accuracy is None or not row.j_per_correct:
+            continue
+        points.append(
+            {
+                "name": row.name,
+                "engine": row.engine or "engine unknown",
+                "joules": row.j_per_correct,
+                "accuracy": row.accuracy,
+                "low": row.accuracy if row.low is None else row.low,
+                "high": row.accuracy if row.high is None else row.high,
+                "above": len(points) % 2 == 0,
+            }
+        )
+    return points
+
+
 def _log_domain(values: Sequence[float]) -> list[float]:
     """Room around the points: a third of a decade on the left, more on the right for the names."""
     return [10 ** (math.log10(min(values)) - 0.3), 10 ** (math.log10(max(values)) + 0.6)]
 
 
+def _ticks(domain: Sequence[float], most: int) -> list[float]:
+    """At most ``most`` round values (1, 2, 5, 10 …) inside ``domain``."""
+    low, high = domain
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    inside = [v for v in every if low <= v <= high]
+    return inside[:: max(1, math.ceil(len(inside) / most))]
+
+
 def steps_chart(steps: Sequence[ReportStep], width: int = WIDE) -> str | None:
     """Size after each recipe step, and the joules the step took; ``None`` when neither is known of any step."""
-    if not any(s.bytes or s.energy_j for s in steps):
+    values = _step_values(steps)
+    panels = [("bytes", "Size after the step"), ("joules", "Joules of the step")]
+    panels = [(field, title) for field, title in panels if any(v[field] for v in values)]
+    if not panels:
         return None
     alt = _altair()
+    small = width < WIDE
     models = list(dict.fromkeys(s.model for s in steps))
+    legend = alt.Legend() if len(models) > 1 and not small else None
+    drawn: list[Any] = []
+    for field, title in panels:
+        axis = alt.Axis(ticks=False, domain=False, labelPadding=8) if small or not drawn else None
+        y = alt.Y("label:N", sort=[v["label"] for v in values], title=None, axis=axis)
+        x = alt.X(f"{field}:Q", axis=None, scale=alt.Scale(domain=[0, 1.35 * max(v[field] or 0.0 for v in values)]))
+        base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
+        colour = alt.Color("model:N", scale=_palette(alt, models), legend=legend)
+        bar = base.mark_bar(height=16, cornerRadiusEnd=2).encode(color=colour)
+        label = base.mark_text(align="left", dx=5, fontSize=12, color=INK).encode(text=f"{field}_text:N")
+        size = {"width": 140 if small else (width - 170) // 2, "height": 28 * len(values)}
+        drawn.append(alt.layer(bar, label).properties(title=title, **size))
+    chart = alt.vconcat(*drawn, spacing=18) if small else alt.hconcat(*drawn, spacing=24)
+    return _svg(chart, f"steps{width}")
+
+
+def _step_values(steps: Sequence[ReportStep]) -> list[dict[str, Any]]:
+    """The bars, in order, numbered within their model; the model's name is left out where there is only one."""
+    several = len({s.model for s in steps}) > 1
+    places: Counter[str] = Counter()
     values = []
-    for index, s in enumerate(steps):
-        place = 1 + sum(1 for earlier in steps[:index] if earlier.model == s.model)
+    for s in steps:
+        places[s.model] += 1
+        label = f"{places[s.model]} {s.step}"
         values.append(
             {
-                "label": f"{s.model}: {place} {s.step}" if len(models) > 1 else f"{place} {s.step}",
-                "model": s.model, "bytes": s.bytes, "energy": s.energy_j,
-                "bytes_text": "" if s.bytes is None else format_bytes(s.bytes),
-                "energy_text": figures.joules(s.energy_j),
+                "label": f"{s.model}: {label}" if several else label,
+                "model": s.model,
+                "bytes": s.bytes,
+                "joules": s.energy_j,
+                "bytes_text": figures.size(s.bytes),
+                "joules_text": figures.joules(s.energy_j),
             }
-        )  # fmt: skip
-    order = [v["label"] for v in values]
-    side = width < WIDE
-    panels = []
-    for field, text, title in (("bytes", "bytes_text", "Size after the step"), ("energy", "energy_text", "Joules of the step")):
-        if all(v[field] is None for v in values):
-            continue
-        first = not panels or side
-        base = alt.Chart(alt.Data(values=values)).encode(
-            y=alt.Y("label:N", sort=order, title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8) if first else None),
-            x=alt.X(f"{field}:Q", axis=None, scale=alt.Scale(domain=[0, 1.35 * max(v[field] or 0 for v in values) or 1])),
         )
-        legend = alt.Legend() if len(models) > 1 and not side else None
-        bar = base.mark_bar(height=16, cornerRadiusEnd=2).encode(color=alt.Color("model:N", scale=_palette(alt, models), legend=legend))
-        label = base.mark_text(align="left", dx=5, fontSize=12, color=INK).encode(text=f"{text}:N")
-        panels.append(alt.layer(bar, label).properties(width=140 if side else (width - 170) // 2, height=28 * len(values), title=title))
-    chart = alt.vconcat(*panels, spacing=18) if side else alt.hconcat(*panels, spacing=24)
-    return _svg(chart, f"steps{width}")
+    return values
 
 
 def shares_chart(shares: EnergyShares, width: int = WIDE) -> str | None:
@@ -147,13 +193,11 @@ def shares_chart(shares: EnergyShares, width: int = WIDE) -> str | None:
     if not total:
         return None
     alt = _altair()
-    values = [{"share": name, "energy": value, "text": f"{figures.joules(value)}  ({value / total:.1%})"} for name, value in known]
-    base = alt.Chart(alt.Data(values=values)).encode(
-        y=alt.Y(
-            "share:N", sort=[name for name, _ in known], title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8)
-        ),
-        x=alt.X("energy:Q", axis=None, scale=alt.Scale(domain=[0, (2.4 if width < WIDE else 1.35) * known[0][1]])),
-    )
+    values = [{"share": name, "joules": j, "text": f"{figures.joules(j)}  ({j / total:.1%})"} for name, j in known]
+    axis = alt.Axis(ticks=False, domain=False, labelPadding=8)
+    y = alt.Y("share:N", sort=[name for name, _ in known], title=None, axis=axis)
+    x = alt.X("joules:Q", axis=None, scale=alt.Scale(domain=[0, (2.4 if width < WIDE else 1.35) * known[0][1]]))
+    base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
     bar = base.mark_bar(height=18, cornerRadiusEnd=2, color=COLOURS[0])
     label = base.mark_text(align="left", dx=5, fontSize=12, color=INK).encode(text="text:N")
     return _svg(alt.layer(bar, label).properties(width=width - 140, height=30 * len(values)), f"shares{width}")

@@ -22,18 +22,17 @@ METHODS = (
     ),
     Method(
         figure="J per correct answer",
-        method="Joules of all answers, right and wrong, divided by the number of right ones. “Engine” counts the model's own work; "
-        "“total” adds the gateway and the machine's standing power while requests were in flight. Idle time between requests is apart.",
+        method="Joules of all answers, right and wrong, divided by the number of right ones. “Engine” counts the model's own "
+        "work; “total” adds the gateway and the machine's standing power while requests were in flight. Idle time between "
+        "requests is apart.",
     ),
-    Method(
-        figure="Size",
-        method="Bytes of the file that the engine loads. Decimal megabytes.",
-    ),
+    Method(figure="Size", method="Bytes of the file that the engine loads, in decimal megabytes."),
     Method(
         figure="How known",
-        method="“measured” was read from a hardware counter. “estimated” was computed from CPU time and a table of watts for this kind "
-        "of processor, with its relative uncertainty (one standard deviation). “assumed” comes from a table nobody checked here. "
-        "Where two models were run on one machine with the same estimate, its coefficients cancel: their ratio is a ratio of CPU time.",
+        method="“measured” was read from a hardware counter. “estimated” was computed from CPU time and a table of watts for "
+        "this kind of processor, with its relative uncertainty (one standard deviation). “assumed” comes from a table that nobody "
+        "checked here. Where two models ran on one machine under the same estimate, its coefficients cancel: the ratio of "
+        "their joules is a ratio of CPU time.",
     ),
 )
 
@@ -133,7 +132,7 @@ def collect(
     summary: str = "",
     notes: Sequence[str] = (),
 ) -> ReportData:
-    """The whole report: ``rows`` as given (first the baseline, last the chosen model), steps from ``cards``, shares from ``activities``.
+    """The whole report: ``rows`` (first the baseline, last the chosen model), steps of ``cards``, shares of ``activities``.
 
     ``facts`` are the machine's, from whoever measured; the versions of the packages that matter are added.
     """

@@ -6,9 +6,10 @@ from greenagent.account.report.data import ReportRow
 from greenagent.core.provenance import Provenance
 from greenagent.core.units import format_bytes, format_si
 
-__all__ = ["COLUMNS", "UNKNOWN", "cells", "count", "headline", "how_known", "joules"]
+__all__ = ["COLUMNS", "SEPARATOR", "UNKNOWN", "cells", "count", "headline", "how_known", "joules", "size"]
 
 UNKNOWN = "unknown"
+SEPARATOR = " · "
 COLUMNS = (
     "Model",
     "Parameters",
@@ -35,6 +36,11 @@ def count(value: int | None) -> str:
         if value >= factor:
             return f"{value / factor:.1f}{unit}"
     return str(value)
+
+
+def size(value: int | None) -> str:
+    """Bytes in decimal multiples."""
+    return UNKNOWN if value is None else format_bytes(value)
 
 
 def quality(row: ReportRow) -> str:
@@ -67,9 +73,9 @@ def grams_per_thousand(row: ReportRow) -> str:
 def cells(row: ReportRow) -> list[str]:
     """The words of one table row, in the order of `COLUMNS`."""
     return [
-        row.name if row.engine is None else f"{row.name} · {row.engine}",
+        row.name if row.engine is None else f"{row.name}{SEPARATOR}{row.engine}",
         count(row.parameters),
-        UNKNOWN if row.served_bytes is None else format_bytes(row.served_bytes),
+        size(row.served_bytes),
         quality(row),
         UNKNOWN if row.tokens_per_s is None else f"{row.tokens_per_s:,.0f}",
         joules(row.engine_j_per_correct),

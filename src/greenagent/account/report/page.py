@@ -29,7 +29,9 @@ def build_report(data: ReportData, path: Path) -> Path:
 def render_page(data: ReportData) -> str:
     """The page's HTML. The browser is forbidden to load anything: all there is, is in the text."""
     style = resources.files("greenagent.account.report").joinpath("style.css").read_text(encoding="utf-8")
-    body = "\n".join(part for part in (_header(data), _headline(data), _table(data), _charts(data), _method(data), _facts(data)) if part)
+    body = "\n".join(
+        part for part in (_header(data), _headline(data), _table(data), _charts(data), _method(data), _facts(data)) if part
+    )
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -60,7 +62,9 @@ def _headline(data: ReportData) -> str:
     if data.baseline is None or data.chosen is None:
         return ""
     baseline, chosen = data.rows[data.baseline], data.rows[data.chosen]
-    boxes = "".join(f"<div><strong>{escape(big)}</strong>{escape(words)}</div>" for big, words in figures.headline(baseline, chosen))
+    boxes = "".join(
+        f"<div><strong>{escape(big)}</strong>{escape(words)}</div>" for big, words in figures.headline(baseline, chosen)
+    )
     if not boxes:
         return ""
     names = f"{escape(_full_name(chosen))} compared with {escape(_full_name(baseline))}."
@@ -74,7 +78,9 @@ def _full_name(row: ReportRow) -> str:
 def _table(data: ReportData) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in figures.COLUMNS)
     rows = "\n".join(_row(row, chosen=index == data.chosen) for index, row in enumerate(data.rows))
-    return f"<h2>Models</h2>\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    return (
+        f'<h2>Models</h2>\n<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>'
+    )
 
 
 def _row(row: ReportRow, *, chosen: bool) -> str:
@@ -119,7 +125,8 @@ def _charts(data: ReportData) -> str:
 
 
 def _not_counted(unknown: int) -> str:
-    return "" if not unknown else f" Not in it: {unknown:,} activities whose joules are unknown."
+    what = "activity" if unknown == 1 else "activities"
+    return "" if not unknown else f" Not in it: {unknown:,} {what} whose joules are unknown."
 
 
 def _figure(title: str, caption: str, draw: Callable[[int], str | None]) -> str:
@@ -128,7 +135,7 @@ def _figure(title: str, caption: str, draw: Callable[[int], str | None]) -> str:
         return ""
     name = escape(title)
     return (
-        f'<section><h2>{name}</h2><figcaption class="soft">{escape(caption)}</figcaption>\n'
+        f'<section><h2>{name}</h2><p class="soft">{escape(caption)}</p>\n'
         f'<figure class="wide" role="img" aria-label="{name}">{wide}</figure>\n'
         f'<figure class="narrow" role="img" aria-label="{name}">{draw(charts.NARROW)}</figure></section>'
     )
