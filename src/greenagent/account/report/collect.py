@@ -30,8 +30,8 @@ METHODS = (
     Method(
         figure="How known",
         method="“measured” was read from a hardware counter. “estimated” was computed from CPU time and a table of watts for "
-        "this kind of processor, with its relative uncertainty (one standard deviation). “assumed” comes from a table that nobody "
-        "checked here. Where two models ran on one machine under the same estimate, its coefficients cancel: the ratio of "
+        "this kind of processor, with its relative uncertainty (one standard deviation). “assumed” comes from a table that "
+        "nobody checked here. Where two models ran on one machine under the same estimate, its coefficients cancel: the ratio of "
         "their joules is a ratio of CPU time.",
     ),
 )
