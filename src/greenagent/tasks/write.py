@@ -15,7 +15,7 @@ from greenagent.core.atomic import new_directory
 from greenagent.core.interface import Message
 from greenagent.tasks.records import Example, Task
 
-__all__ = ["openai_line", "write_task"]
+__all__ = ["openai_line", "openai_messages", "write_task"]
 
 NO_TOOL_TEXT = "No tool fits this request."
 
@@ -23,7 +23,7 @@ NO_TOOL_TEXT = "No tool fits this request."
 def openai_line(example: Example) -> dict[str, Any]:
     """One line: the prompt, then the expected answer as the assistant's message (a sentence where no tool fits)."""
     answer = Message(role="assistant", content=None if example.expected else NO_TOOL_TEXT, tool_calls=example.expected)
-    return {"messages": _messages([*example.messages, answer]), "metadata": {"id": example.id, **example.slices}}
+    return {"messages": openai_messages([*example.messages, answer]), "metadata": {"id": example.id, **example.slices}}
 
 
 def write_task(task: Task, directory: Path) -> None:
@@ -41,7 +41,7 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
-def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def openai_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as OpenAI's, where a call's id is that of the tool message that answers it."""
     rows = []
     made = 0
