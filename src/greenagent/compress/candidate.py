@@ -1,0 +1,93 @@
+"""A candidate: a model on its way through a recipe. Loading, counting and saving it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from greenagent.core.errors import MissingExtraError, ModelError, nearest
+from greenagent.engines.models import embedded_gguf
+
+__all__ = ["SUPPORTED_ARCHITECTURES", "Candidate", "count_parameters", "load_candidate"]
+
+SUPPORTED_ARCHITECTURES = ("llama",)
+_BYTES_FP32 = 4
+
+
+@dataclass
+class Candidate:
+    """A ``transformers`` causal language model and its tokenizer, with the facts steps leave for the card.
+
+    ``served`` names files exported from exactly these weights; a step that changes the weights must drop them (`changed`).
+    """
+
+    model: Any
+    tokenizer: Any
+    base: str
+    served: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters, tied ones counted once."""
+        return count_parameters(self.model)
+
+    @property
+    def bytes_fp32(self) -> int:
+        """The bytes of these parameters in single precision."""
+        return self.parameters * _BYTES_FP32
+
+    def changed(self, model: Any = None, tokenizer: Any = None) -> Candidate:
+        """A candidate with new weights (and tokenizer), without files exported from the old ones."""
+        return Candidate(model or self.model, tokenizer or self.tokenizer, self.base)
+
+    def save(self, directory: Path) -> None:
+        """Writes what plain ``transformers`` loads: config, safetensors, tokenizer."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+def count_parameters(model: Any) -> int:
+    """Number of distinct parameters of a torch module."""
+    return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+
+
+def load_candidate(name: str) -> Candidate:
+    """Loads ``embedded``, a Hugging Face directory, a ``.gguf`` file or a hub id, in bfloat16.
+
+    Errors: `ModelError` for what is missing or of an unsupported architecture, `MissingExtraError` without torch.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
+    path = embedded_gguf() if name == "embedded" else Path(name)
+    source, options = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (name, {})
+    if path.suffix == ".gguf" and not path.is_file():
+        raise ModelError(f"model {name!r}: no such file")
+    try:
+        _require_supported(transformers.AutoConfig.from_pretrained(source, **options), name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"model {name!r} cannot be loaded: {reason}{nearest(name, ['embedded'])}") from error
+    if options:
+        _forget_gguf(model)
+    return Candidate(model, tokenizer, base=name if name != "embedded" else path.name)
+
+
+def _require_supported(config: Any, name: str) -> None:
+    if config.model_type not in SUPPORTED_ARCHITECTURES:
+        raise ModelError(
+            f"model {name!r} is of architecture {config.model_type!r}; compression supports {', '.join(SUPPORTED_ARCHITECTURES)}"
+        )
+
+
+def _forget_gguf(model: Any) -> None:
+    """Dequantized weights are plain weights: without this, ``save_pretrained`` refuses them as still quantized."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config

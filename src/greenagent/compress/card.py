@@ -1,0 +1,151 @@
+"""Writes a finished candidate as a model directory: weights, served file, ``card.json``, a readable ``README.md``."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import greenagent
+from greenagent.compress.candidate import Candidate
+from greenagent.compress.export.agreement import check_agreement
+from greenagent.compress.export.gguf import export_gguf
+from greenagent.compress.readme import render_readme
+from greenagent.compress.recipe import Recipe
+from greenagent.compress.run import Run
+from greenagent.core.atomic import write_text
+from greenagent.core.provenance import combine
+from greenagent.core.records import Energy, FileFact, ModelCard, Quality, StepFact
+from greenagent.engines.worker import WorkerClient
+from greenagent.measure import energy_record
+from greenagent.measure.meter import Meter
+from greenagent.measure.sensors import discover
+from greenagent.measure.signals.intensity import Intensity
+from greenagent.tasks import Example, Task
+from greenagent.tasks.evaluate import EngineAnswerer, evaluate, sample
+
+__all__ = ["sum_energy", "write_model"]
+
+_REPORT_SPLITS = ("val", "test")
+_AGREEMENT_PROMPTS = 100
+
+
+def write_model(
+    candidate: Candidate,
+    steps: list[StepFact],
+    directory: Path,
+    recipe: Recipe,
+    task: Task,
+    run: Run,
+    intensity: Intensity | None,
+    evaluate_limit: int | None,
+) -> ModelCard:
+    """Writes everything into ``directory`` (made if absent) and returns the card."""
+    directory.mkdir(parents=True, exist_ok=True)
+    kept_as = steps[-1].options.get("save_as")
+    name = f"{recipe.name}-{kept_as}" if kept_as else recipe.name
+    run.say(f"writing {name}")
+    candidate.save(directory)
+    form, served = _served_file(candidate, directory, name)
+    card = ModelCard(
+        name=name,
+        created_at=datetime.now(UTC),
+        greenagent_version=greenagent.__version__,
+        base=candidate.base,
+        recipe=recipe.model_dump(),
+        recipe_sha256=recipe.sha256,
+        task_sha256=task.sha256,
+        architecture=candidate.model.config.model_type,
+        parameters=candidate.parameters,
+        bytes_fp32=candidate.bytes_fp32,
+        served_file=served.name,
+        served_bytes=served.stat().st_size,
+        interface=run.interface,
+        steps=steps,
+        energy=sum_energy([s.energy for s in steps]),
+    )
+    write_text(directory / "card.json", card.model_dump_json(indent=2))  # the engine reads it
+    card.quality = [
+        _served_quality(directory, split, sample(task.splits[split], evaluate_limit), run, intensity, f"openvino {form}")
+        for split in _REPORT_SPLITS
+        if split in task.splits
+    ]
+    card.agreement = _agreement(directory, task, run)
+    card.files = [_file_fact(p, form) for p in sorted(directory.iterdir()) if p.is_file() and p.name != "card.json"]
+    write_text(directory / "card.json", card.model_dump_json(indent=2))
+    write_text(directory / "README.md", render_readme(card))
+    return card
+
+
+def sum_energy(parts: list[Energy]) -> Energy:
+    """The sum over parts; unknown as soon as one is unknown."""
+    joules = [p.energy_j for p in parts]
+    grams = [p.carbon_g for p in parts]
+    known = [p.provenance for p in parts if p.provenance]
+    if not parts or None in joules or not known:
+        return Energy()
+    return Energy(
+        energy_j=sum(j for j in joules if j is not None),
+        provenance=combine(known),
+        carbon_g=None if None in grams else sum(g for g in grams if g is not None),
+        carbon_provenance=parts[0].carbon_provenance,
+        zone=parts[0].zone,
+        intensity_g_per_kwh=parts[0].intensity_g_per_kwh,
+    )
+
+
+def _served_file(candidate: Candidate, directory: Path, name: str) -> tuple[str, Path]:
+    """The file engines load: the recipe's own quantization, else F16, so that every model can be served."""
+    if candidate.served:
+        form, source = next(iter(candidate.served.items()))
+        target = directory / source.name
+        shutil.copyfile(source, target)
+        return form, target
+    target = directory / "model-F16.gguf"
+    export_gguf(candidate.model, candidate.tokenizer, target, "F16", name=name)
+    return "F16", target
+
+
+def _served_quality(
+    directory: Path, split: str, examples: list[Example], run: Run, intensity: Intensity | None, engine: str
+) -> Quality:
+    async def go() -> Quality:
+        client = await WorkerClient.start(directory)
+        meter = Meter(discover())
+        try:
+            start_j = meter.total_j()
+            quality = await evaluate(
+                EngineAnswerer(client, run.interface),
+                examples,
+                split=split,
+                progress=lambda done, total: run.progress(f"evaluating {split}", done, total, ""),
+            )
+            spent = energy_record(meter.total_j() - start_j, None, None, meter.provenance, intensity)
+        finally:
+            meter.close()
+            await client.aclose()
+        right = quality.accuracy * quality.examples
+        per_correct = spent.energy_j / right if spent.energy_j is not None and right else None
+        return quality.model_copy(update={"energy": spent, "energy_per_correct_j": per_correct, "engine": engine})
+
+    return asyncio.run(go())
+
+
+def _agreement(directory: Path, task: Task, run: Run) -> dict[str, object]:
+    split = next((s for s in _REPORT_SPLITS if s in task.splits), None)
+    examples = sample(task.splits[split] if split else run.select, _AGREEMENT_PROMPTS)
+    run.say("comparing the engine's tokens with transformers'")
+    prompts = [run.interface.render_prompt(e.messages) for e in examples]
+    return check_agreement(directory, prompts, max_tokens=run.interface.max_answer_tokens)
+
+
+def _file_fact(path: Path, form: str) -> FileFact:
+    kinds = {".gguf": f"gguf:{form}", ".safetensors": "safetensors", ".md": "text"}
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    kind = kinds.get(path.suffix, "tokenizer" if "token" in path.name else "config")
+    return FileFact(path=path.name, bytes=path.stat().st_size, sha256=digest.hexdigest(), format=kind)

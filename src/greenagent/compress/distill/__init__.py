@@ -1,0 +1,1 @@
+"""Distillation: the teacher's signals (``signals``), the objectives (``losses``) and the step (``step``)."""

@@ -1,0 +1,25 @@
+"""``fine_tune``: supervised training on the task, teacher forcing, loss on the answer only."""
+
+from __future__ import annotations
+
+import random
+
+from greenagent.compress.candidate import Candidate
+from greenagent.compress.examples import encode
+from greenagent.compress.run import Run
+from greenagent.compress.train import TrainOptions, train
+
+__all__ = ["FineTune"]
+
+
+class FineTune(TrainOptions):
+    """Trains all weights on the task's examples."""
+
+    def apply(self, candidate: Candidate, run: Run) -> Candidate:
+        """Encodes the fit split and trains on it."""
+        examples = list(run.fit)
+        random.Random(run.seed).shuffle(examples)
+        rows = encode(examples[: self.max_examples], run.interface, candidate.tokenizer, self.max_tokens)
+        pad_id = candidate.tokenizer.pad_token_id
+        run.notes.update(train(candidate.model, rows, self, run, title="fine_tune", pad_id=pad_id))
+        return candidate.changed()

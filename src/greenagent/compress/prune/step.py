@@ -1,0 +1,72 @@
+"""``prune``: depth by block influence, feed-forward width by activation importance, vocabulary down to the task's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from greenagent.compress.candidate import Candidate
+from greenagent.compress.examples import encode, texts
+from greenagent.compress.prune.calibrate import calibrate
+from greenagent.compress.prune.shape import choose_layers, reshape
+from greenagent.compress.prune.vocabulary import trim_vocabulary
+from greenagent.compress.run import Run, StepOptions
+from greenagent.core.errors import RecipeError
+
+__all__ = ["Prune"]
+
+_BLOCK = 32  # the block of every quantized format: a width must be a multiple of it
+
+
+class Prune(StepOptions):
+    """Removes layers, neurons and tokens; what is asked for is what is left."""
+
+    depth: int | None = Field(default=None, ge=1, description="layers to keep")
+    layers: list[int] | None = Field(default=None, description="keep exactly these layers instead of choosing by influence")
+    ffn: int | None = Field(default=None, ge=_BLOCK, description="feed-forward neurons to keep per layer")
+    vocabulary: Literal["task"] | None = Field(default=None, description="'task': only the tokens the task's texts need")
+    calibration_examples: int = Field(default=512, ge=1)
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Prune:
+        if not (self.depth or self.layers or self.ffn or self.vocabulary):
+            raise ValueError("prune: say what to keep: depth, layers, ffn or vocabulary")
+        if self.depth and self.layers:
+            raise ValueError("prune: give depth or layers, not both")
+        if self.ffn and self.ffn % _BLOCK:
+            raise ValueError(f"prune: ffn must be a multiple of {_BLOCK}, the block of the quantized formats; got {self.ffn}")
+        return self
+
+    def apply(self, candidate: Candidate, run: Run) -> Candidate:
+        """Vocabulary first (it changes the ids), then shape."""
+        if self.vocabulary == "task":
+            candidate = self._trim(candidate, run)
+        if self.depth or self.layers or self.ffn:
+            candidate = self._reshape(candidate, run)
+        return candidate
+
+    def _trim(self, candidate: Candidate, run: Run) -> Candidate:
+        before = len(candidate.tokenizer)
+        corpus = texts([*run.fit, *run.select], run.interface)
+        trimmed = trim_vocabulary(candidate.model, candidate.tokenizer, corpus)
+        run.notes.update(vocabulary_before=before, vocabulary_after=len(trimmed.kept_ids))
+        return candidate.changed(trimmed.model, trimmed.tokenizer)
+
+    def _reshape(self, candidate: Candidate, run: Run) -> Candidate:
+        config = candidate.model.config
+        self._check(config.num_hidden_layers, config.intermediate_size)
+        examples = list(run.fit)[: self.calibration_examples]
+        rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=4096)
+        importance = calibrate(candidate.model, rows, candidate.tokenizer.pad_token_id)
+        depth = self.depth or config.num_hidden_layers
+        layers = self.layers or choose_layers(importance.block_influence, depth)
+        neurons = [importance.neurons[i].topk(self.ffn).indices.sort().values for i in layers] if self.ffn else None
+        run.notes.update(layers_kept=layers, block_influence=[round(b, 4) for b in importance.block_influence])
+        return candidate.changed(reshape(candidate.model, layers, neurons))
+
+    def _check(self, depth: int, width: int) -> None:
+        if (self.depth or 0) > depth or max(self.layers or [0]) >= depth:
+            raise RecipeError(f"prune: the model has {depth} layers; asked to keep {self.depth or self.layers}")
+        if (self.ffn or 0) > width:
+            raise RecipeError(f"prune: the model has {width} feed-forward neurons per layer; asked to keep {self.ffn}")

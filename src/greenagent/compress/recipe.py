@@ -1,0 +1,91 @@
+"""Recipes: a YAML list of typed steps. An unknown key is an error that names the closest key."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from greenagent.core.errors import RecipeError, nearest
+
+__all__ = ["Recipe", "load_recipe"]
+
+
+def _steps() -> dict[str, Any]:
+    """The steps by name. Imported late: they need torch, and reading a recipe's text should not."""
+    from greenagent.compress.distill.step import Distill
+    from greenagent.compress.fine_tune import FineTune
+    from greenagent.compress.prune.step import Prune
+    from greenagent.compress.quantize.step import Quantize
+
+    return {"fine_tune": FineTune, "prune": Prune, "distill": Distill, "quantize": Quantize}
+
+
+class Recipe(BaseModel):
+    """What to start from, what to learn, and the steps in order.
+
+    ``steps`` holds one-key mappings, ``{step name: options}``; `typed_steps` gives them validated.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    model: str = "embedded"
+    task: str = "assistant"
+    seed: int = 0
+    select_share: float = Field(default=0.1, gt=0, lt=1, description="part of train kept for watching, never trained on")
+    steps: list[dict[str, dict[str, Any] | None]] = Field(min_length=1)
+
+    def typed_steps(self) -> list[tuple[str, Any]]:
+        """The steps as (name, validated options). Raises `RecipeError` naming step and key."""
+        kinds = _steps()
+        typed = []
+        for number, entry in enumerate(self.steps, 1):
+            if len(entry) != 1:
+                raise RecipeError(f"step {number}: wants exactly one step name, got {sorted(entry) or 'nothing'}")
+            ((name, options),) = entry.items()
+            if name not in kinds:
+                raise RecipeError(f"step {number}: unknown step {name!r}{nearest(name, kinds)} (known: {', '.join(kinds)})")
+            try:
+                typed.append((name, kinds[name].model_validate(options or {})))
+            except ValidationError as error:
+                raise RecipeError(f"step {number} ({name}): {_explain(error, kinds[name])}") from error
+        return typed
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything that determines the outcome."""
+        return hashlib.sha256(self.model_dump_json(exclude={"description"}).encode()).hexdigest()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads and validates a recipe file, steps included."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"no recipe {str(path)!r}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping with name, model, task and steps; got {type(data).__name__}")
+    try:
+        recipe = Recipe.model_validate(data)
+        recipe.typed_steps()
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_explain(error, Recipe)}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return recipe
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key explains the missing one
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}{nearest(where, model.model_fields)} (known: {', '.join(model.model_fields)})"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}, got {first['input']!r}" if where else message

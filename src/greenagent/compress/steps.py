@@ -1,0 +1,147 @@
+"""Runs one step: metered, checkpointed, checked on the select split."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from greenagent.compress.candidate import Candidate, load_candidate
+from greenagent.compress.examples import encode, exact_answers
+from greenagent.compress.run import Run, StepOptions
+from greenagent.core.atomic import disk_errors, write_text
+from greenagent.core.clock import Clock
+from greenagent.core.records import Quality, StepFact
+from greenagent.measure import energy_record
+from greenagent.measure.meter import Meter
+from greenagent.measure.proc import tree_cpu_s
+from greenagent.measure.signals.intensity import Intensity
+from greenagent.tasks.evaluate import wilson_interval
+
+__all__ = ["StepRunner", "finished_fact"]
+
+_SELECT_EXAMPLES = 500
+_WRITE_EVERY_S = 5.0
+
+
+class Spent(BaseModel):
+    """What a step has used so far, kept on disk, so that a crash does not make its joules vanish."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    energy_j: float = 0.0
+    cpu_s: float = 0.0
+    duration_s: float = 0.0
+
+    def plus(self, energy_j: float, cpu_s: float, duration_s: float) -> Spent:
+        """The sum."""
+        return Spent(energy_j=self.energy_j + energy_j, cpu_s=self.cpu_s + cpu_s, duration_s=self.duration_s + duration_s)
+
+
+def finished_fact(step_dir: Path) -> StepFact | None:
+    """The fact of a step that is done, or ``None``."""
+    path = step_dir / "fact.json"
+    return StepFact.model_validate_json(path.read_text()) if path.is_file() else None
+
+
+class StepRunner:
+    """Applies steps under one meter; every step leaves ``fact.json`` last, which marks it as done."""
+
+    def __init__(self, meter: Meter, clock: Clock, intensity: Intensity | None) -> None:
+        self._meter = meter
+        self._clock = clock
+        self._intensity = intensity
+
+    def apply(self, name: str, step: StepOptions, candidate: Candidate, run: Run) -> tuple[Candidate, StepFact]:
+        """Runs ``step`` in ``run.step_dir`` and returns the new candidate with the step's fact."""
+        run.step_dir.mkdir(parents=True, exist_ok=True)
+        before = candidate.parameters
+        run.notes = {}
+        spent = _Spending(run.step_dir / "spent.json", self._meter, self._clock)
+        metered = replace(run, progress=spent.watch(run.progress))
+        with disk_errors(str(run.step_dir)):
+            candidate = step.apply(candidate, metered)
+            quality = self._select_quality(candidate, run)
+            fact = self._fact(name, step, candidate, before, spent.now())
+            fact.notes, fact.quality = dict(metered.notes), quality
+            self._keep(candidate, run.step_dir)
+        write_text(run.step_dir / "fact.json", fact.model_dump_json(indent=2))
+        shutil.rmtree(run.step_dir / "checkpoints", ignore_errors=True)
+        return candidate, fact
+
+    def restore(self, step_dir: Path, base: str) -> Candidate:
+        """The candidate a finished step left."""
+        candidate = load_candidate(str(step_dir / "candidate"))
+        served = {p.stem.partition("-")[2]: p for p in step_dir.glob("model-*.gguf")}
+        return Candidate(candidate.model, candidate.tokenizer, base, served)
+
+    def _fact(self, name: str, step: StepOptions, candidate: Candidate, before: int, spent: Spent) -> StepFact:
+        served = next(iter(candidate.served.values()), None)
+        size = served.stat().st_size if served else sum(p.numel() * p.element_size() for p in candidate.model.parameters())
+        return StepFact(
+            step=name,
+            options=step.model_dump(exclude_defaults=True),
+            parameters_before=before,
+            parameters_after=candidate.parameters,
+            bytes_after=size,
+            duration_s=spent.duration_s,
+            cpu_s=spent.cpu_s,
+            energy=energy_record(spent.energy_j, None, None, self._meter.provenance, self._intensity),
+        )
+
+    def _select_quality(self, candidate: Candidate, run: Run) -> Quality:
+        rows = encode(list(run.select)[:_SELECT_EXAMPLES], run.interface, candidate.tokenizer, max_tokens=4096)
+        right = sum(exact_answers(candidate.model, rows, candidate.tokenizer.pad_token_id))
+        low, high = wilson_interval(right, len(rows))
+        return Quality(
+            split="select",
+            metric="exact_answer",
+            accuracy=right / len(rows),
+            examples=len(rows),
+            low=low,
+            high=high,
+            engine=f"transformers {candidate.model.dtype}".replace("torch.", ""),
+        )
+
+    def _keep(self, candidate: Candidate, step_dir: Path) -> None:
+        partial = step_dir / "candidate.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        candidate.save(partial)
+        final = step_dir / "candidate"
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+
+
+class _Spending:
+    """Joules, CPU seconds and seconds since the step first began, over restarts."""
+
+    def __init__(self, path: Path, meter: Meter, clock: Clock) -> None:
+        self._path = path
+        self._meter = meter
+        self._clock = clock
+        self._earlier = Spent.model_validate_json(path.read_text()) if path.is_file() else Spent()
+        self._start_j = meter.total_j()
+        self._start_cpu_s = tree_cpu_s(os.getpid())
+        self._start_s = self._written_s = clock.monotonic_s()
+
+    def now(self) -> Spent:
+        return self._earlier.plus(
+            self._meter.total_j() - self._start_j,
+            tree_cpu_s(os.getpid()) - self._start_cpu_s,
+            self._clock.monotonic_s() - self._start_s,
+        )
+
+    def watch(self, progress: Any) -> Any:
+        """``progress`` that also writes down, every few seconds, what was spent."""
+
+        def watched(title: str, done: int, total: int, detail: str) -> None:
+            if self._clock.monotonic_s() - self._written_s > _WRITE_EVERY_S:
+                self._written_s = self._clock.monotonic_s()
+                write_text(self._path, self.now().model_dump_json())
+            progress(title, done, total, detail)
+
+        return watched

@@ -1,0 +1,145 @@
+"""Training is ``transformers``' Trainer; ours are the loss, the batches, the optimizer and the checkpoints' rhythm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from pydantic import Field
+from torch.nn import functional
+
+from greenagent.compress.examples import IGNORED, Encoded, LengthGroupedSampler, collate
+from greenagent.compress.optimizer import MasterAdamW
+from greenagent.compress.run import Run, StepOptions
+
+__all__ = ["TrainOptions", "train"]
+
+Batch = dict[str, Any]
+Loss = Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
+_CHECKPOINT_EVERY_S = 120.0
+
+
+class TrainOptions(StepOptions):
+    """What every training step can be told."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
+    schedule: str = Field(default="linear", pattern="^(linear|cosine|constant)$")
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=512, ge=8, description="longest prompt and answer, in tokens")
+    max_examples: int | None = Field(default=None, ge=1, description="train on this many examples at most")
+
+
+def supervised(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """L = -sum_t log P(y_t | y_<t, X) over answer tokens, averaged: teacher forcing.
+
+    ``logits``: (answer tokens, vocabulary); ``labels``: (answer tokens,).
+    """
+    return functional.cross_entropy(logits.float(), labels)
+
+
+class _Trainer(transformers.Trainer):  # type: ignore[misc]
+    """Logits are computed where a label is, and nowhere else: prompts cost no output layer."""
+
+    def __init__(self, loss: Loss, sampler: LengthGroupedSampler, **options: Any) -> None:
+        super().__init__(**options)
+        self._answer_loss = loss
+        self._sampler = sampler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._sampler
+
+    def compute_loss(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> torch.Tensor:
+        hidden = model.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1]
+        labels = inputs["labels"][:, 1:]
+        answer = labels != IGNORED
+        return self._answer_loss(model.lm_head(hidden[answer]), labels[answer], inputs)
+
+
+class _Rhythm(transformers.TrainerCallback):  # type: ignore[misc]
+    """Reports progress every second, checkpoints every two minutes."""
+
+    def __init__(self, run: Run, title: str) -> None:
+        self._run = run
+        self._title = title
+        self._saved_s = time.monotonic()
+        self._loss = float("nan")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved_s = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        self._loss = (logs or {}).get("loss", self._loss)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._run.progress(self._title, state.global_step, state.max_steps, f"loss {self._loss:.3f}")
+        if time.monotonic() - self._saved_s > _CHECKPOINT_EVERY_S and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved_s = time.monotonic()
+
+
+def train(
+    model: Any,
+    rows: list[Encoded],
+    options: TrainOptions,
+    run: Run,
+    *,
+    title: str,
+    pad_id: int,
+    loss: Loss = supervised,
+    collator: Callable[[list[Encoded]], Batch] | None = None,
+) -> dict[str, Any]:
+    """Trains ``model`` in place and returns notes for the card; resumes from the last checkpoint of this step if there is one."""
+    checkpoints = run.step_dir / "checkpoints"
+    sampler = LengthGroupedSampler([len(r["input_ids"]) for r in rows], options.batch_size, run.seed)
+    model.train()
+    optimizer = MasterAdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    trainer = _Trainer(
+        loss,
+        sampler,
+        model=model,
+        args=_arguments(options, run.seed, checkpoints),
+        train_dataset=rows,
+        data_collator=collator or (lambda batch: collate(batch, pad_id)),
+        optimizers=(optimizer, None),
+        callbacks=[_Rhythm(run, title)],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    last = transformers.trainer_utils.get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    if last:
+        run.say(f"{title}: continuing from step {Path(last).name.rpartition('-')[2]}")
+    result = trainer.train(resume_from_checkpoint=last)
+    model.eval()
+    tokens = sum(len(r["input_ids"]) for r in rows) * options.epochs
+    return {"examples": len(rows), "train_tokens": round(tokens), "final_loss": result.training_loss}
+
+
+def _arguments(options: TrainOptions, seed: int, checkpoints: Path) -> Any:
+    return transformers.TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=options.batch_size,
+        num_train_epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(options.schedule, options.schedule),
+        warmup_steps=options.warmup,
+        max_grad_norm=options.max_grad_norm,
+        weight_decay=options.weight_decay,
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        save_total_limit=1,
+        logging_steps=20,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
