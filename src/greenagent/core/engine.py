@@ -26,7 +26,10 @@ class Grammar(BaseModel):
 
 
 class EngineRequest(BaseModel):
-    """One generation. Exactly one of ``prompt`` (specialised models) and ``messages`` (chat template) is set."""
+    """One generation. Exactly one of ``prompt`` (specialised models) and ``messages`` (chat template) is set.
+
+    ``stream=False`` asks for the last event only, holding the whole answer: it saves an event per token on both sides of the pipe.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,6 +44,7 @@ class EngineRequest(BaseModel):
     stop: list[str] = Field(default_factory=list)
     grammar: Grammar | None = None
     logprobs: bool = False
+    stream: bool = True
 
 
 class TokenEvent(BaseModel):

