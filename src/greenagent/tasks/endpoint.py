@@ -85,7 +85,7 @@ class EndpointAnswerer:
         return [e for e in entries if isinstance(e, dict)]
 
     async def choose_model(self) -> dict[str, Any]:
-        """The entry of ``self.model``, or of the only model served when that is empty. Errors: `InputError` names those served."""
+        """The entry of ``self.model``, or of the only model when that is empty. Errors: `InputError` names those served."""
         entries = {str(e.get("id")): e for e in await self.models()}
         if not self.model and len(entries) == 1:
             self.model = next(iter(entries))
@@ -99,7 +99,8 @@ class EndpointAnswerer:
     async def answer(self, example: Example) -> Answer:
         """Asks for one answer; what fails after others were answered is an answer with an ``error``.
 
-        Errors: `RequestError` (the first one is refused), `InputError` (key, path), `EngineError` (not reachable, not OpenAI's API).
+        Errors: `RequestError` (the first one is refused), `InputError` (key, path), `EngineError` (not reachable, not OpenAI's
+        API).
         """
         body: dict[str, Any] = {"model": self.model, "messages": openai_messages(example.messages), "temperature": 0}
         if self._sent:
