@@ -1,0 +1,256 @@
+"""From a model's text to OpenAI's answer: readers take the text as it comes and say what the client may see of it.
+
+A reader never lets an invalid tool call out. When the text turns out not to be a valid answer, `AnswerReader.finish` asks for one more
+generation under a grammar (`Ending.again`), which cannot be invalid. Decoding freely first and forcing only when needed is what
+costs the least joules: a trained model's greedy answer is nearly always valid, and a grammar costs CPU time for every token.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from greenagent.core.calls import NO_CALL, ToolCall
+from greenagent.core.engine import EngineRequest, FinishReason
+from greenagent.core.errors import EngineError
+from greenagent.core.interface import Interface
+
+__all__ = [
+    "NO_TOOL_FITS",
+    "AnswerReader",
+    "CallDelta",
+    "CompactReader",
+    "Delta",
+    "Ending",
+    "JsonCallReader",
+    "MixedReader",
+    "TextReader",
+    "read_json_calls",
+]
+
+NO_TOOL_FITS = "No tool fits this request."
+"""The content of an answer that calls no tool, from a model that was trained to say so."""
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """One whole, valid tool call; ``arguments`` is JSON text."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+    @classmethod
+    def of(cls, index: int, call: ToolCall) -> CallDelta:
+        """``call`` with a fresh id."""
+        arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
+        return cls(index, f"call_{uuid.uuid4().hex[:24]}", call.name, arguments)
+
+
+Delta = str | CallDelta
+"""What a client gets next: more content, or a call."""
+
+
+@dataclass(slots=True)
+class Ending:
+    """What is left to say when a generation ended. ``again`` asks for another one; ``keep`` says whether its tokens follow the first's."""
+
+    deltas: list[Delta] = field(default_factory=list)
+    reason: Literal["stop", "length", "tool_calls"] = "stop"
+    again: EngineRequest | None = None
+    keep: bool = False
+
+
+class AnswerReader(Protocol):
+    """Reads one answer. ``broken`` turns true as soon as the text cannot become valid any more: generating on would be waste."""
+
+    broken: bool
+
+    def feed(self, text: str) -> list[Delta]: ...
+
+    def finish(self, reason: FinishReason, generated: int) -> Ending: ...
+
+
+def _plain(reason: FinishReason) -> Literal["stop", "length"]:
+    return "length" if reason == "length" else "stop"
+
+
+class TextReader:
+    """Content as it comes."""
+
+    broken = False
+
+    def feed(self, text: str) -> list[Delta]:
+        return [text] if text else []
+
+    def finish(self, reason: FinishReason, generated: int) -> Ending:
+        return Ending(reason=_plain(reason))
+
+
+class CompactReader:
+    """Reads a specialised model's labels or compact calls, line by line; each valid line is let out when it is complete.
+
+    :param allowed: whether a call may be answered (declared, valid arguments, the named tool).
+    :param force: makes the second request: from the valid lines so far and the tokens already spent.
+    :param forced: whether the first request is under a grammar already.
+    """
+
+    def __init__(
+        self,
+        interface: Interface,
+        allowed: Callable[[ToolCall], bool],
+        *,
+        allow_none: bool,
+        force: Callable[[Sequence[str], int], EngineRequest],
+        forced: bool,
+    ) -> None:
+        self.broken = False
+        self._interface = interface
+        self._allowed = allowed
+        self._allow_none = allow_none
+        self._force = force
+        self._forced = forced
+        self._lines: list[str] = []
+        self._rest = ""
+        self._longest = max(map(len, interface.labels)) if interface.kind == "label" else None
+
+    def feed(self, text: str) -> list[Delta]:
+        self._rest += text
+        deltas: list[Delta] = []
+        while not self.broken and "\n" in self._rest:
+            line, self._rest = self._rest.split("\n", 1)
+            deltas += self._take(line)
+        if self._longest is not None and len(self._rest) > self._longest:
+            self.broken = True
+        return deltas
+
+    def finish(self, reason: FinishReason, generated: int) -> Ending:
+        cut = reason == "length"
+        if not self.broken and not self._lines and not cut and self._rest.strip() == NO_CALL and self._allow_none:
+            return Ending([NO_TOOL_FITS])
+        deltas = self._take(self._rest) if self._rest and not self.broken and not cut else []
+        if self._lines and not self.broken:
+            return Ending(deltas, "length" if cut else "tool_calls")
+        if not self._forced:
+            return self._again(deltas, generated)
+        if cut:
+            return Ending(deltas, "length")
+        raise EngineError(f"the model's answer {self._rest[:80]!r} is not a valid call although a grammar forced it")
+
+    def _again(self, deltas: list[Delta], generated: int) -> Ending:
+        self._forced, self.broken, self._rest = True, False, ""
+        return Ending(deltas, again=self._force(self._lines, generated), keep=bool(self._lines))
+
+    def _take(self, line: str) -> list[Delta]:
+        calls = self._interface.parse_answer(line)
+        if not line and self._lines:
+            return []
+        if not calls or not self._allowed(calls[0]):
+            self.broken = True
+            return []
+        self._lines.append(line)
+        return [CallDelta.of(len(self._lines) - 1, calls[0])]
+
+
+class JsonCallReader:
+    """Reads the one JSON call that a grammar forces out of a general model."""
+
+    broken = False
+
+    def __init__(self, allowed: Callable[[ToolCall], bool]) -> None:
+        self._allowed = allowed
+        self._text = ""
+
+    def feed(self, text: str) -> list[Delta]:
+        self._text += text
+        return []
+
+    def finish(self, reason: FinishReason, generated: int) -> Ending:
+        calls = read_json_calls(self._text)
+        if calls and all(map(self._allowed, calls)):
+            return Ending([CallDelta.of(i, c) for i, c in enumerate(calls)], "tool_calls")
+        if reason == "length":
+            return Ending(reason="length")
+        raise EngineError(f"the model's answer {self._text[:80]!r} is not a valid call although a grammar forced it")
+
+
+class MixedReader:
+    """Reads a general model that may answer in words or with calls: ``<tool_call>{...}</tool_call>``, or a bare JSON call.
+
+    Words are let out as they come; what could be the beginning of a call is held back until it is clear. A call that is not
+    valid (an unknown tool, wrong arguments) makes the reader ask for a forced one.
+    """
+
+    def __init__(self, allowed: Callable[[ToolCall], bool], force: Callable[[], EngineRequest], *, parallel: bool) -> None:
+        self.broken = False
+        self._allowed = allowed
+        self._force = force
+        self._parallel = parallel
+        self._forced: JsonCallReader | None = None
+        self._held = ""
+        self._content = False
+
+    def feed(self, text: str) -> list[Delta]:
+        if self._forced is not None:
+            return self._forced.feed(text)
+        self._held += text
+        cut = self._safe_length()
+        out, self._held = self._held[:cut], self._held[cut:]
+        self._content = self._content or bool(out)
+        return [out] if out else []
+
+    def _safe_length(self) -> int:
+        """How much of what is held cannot belong to a call."""
+        start = self._held.find(_OPEN)
+        if start >= 0:
+            return start
+        stripped = self._held.lstrip()
+        if not self._content and (not stripped or stripped[0] in "{["):
+            return 0
+        tail = next((n for n in range(min(len(_OPEN) - 1, len(self._held)), 0, -1) if self._held.endswith(_OPEN[:n])), 0)
+        return len(self._held) - tail
+
+    def finish(self, reason: FinishReason, generated: int) -> Ending:
+        if self._forced is not None:
+            return self._forced.finish(reason, generated)
+        held, self._held = self._held, ""
+        calls = read_json_calls(held)
+        if calls is None and _OPEN not in held:
+            return Ending([held] if held else [], _plain(reason))
+        if calls and all(map(self._allowed, calls)):
+            calls = calls if self._parallel else calls[:1]
+            return Ending([CallDelta.of(i, c) for i, c in enumerate(calls)], "tool_calls")
+        if reason == "length":
+            return Ending(reason="length")
+        self._forced = JsonCallReader(self._allowed)
+        return Ending(again=self._force(), keep=self._content)
+
+
+def read_json_calls(text: str) -> list[ToolCall] | None:
+    """The calls in tagged or bare JSON ``text``; ``None`` when it has none (other JSON, words)."""
+    bodies = [part.partition(_CLOSE)[0] for part in text.split(_OPEN)[1:]] if _OPEN in text else [text]
+    calls: list[ToolCall] = []
+    for body in bodies:
+        try:
+            found = json.loads(body)
+        except ValueError:
+            return None
+        for entry in found if isinstance(found, list) else [found]:
+            call = _as_call(entry)
+            if call is None:
+                return None
+            calls.append(call)
+    return calls or None
+
+
+def _as_call(entry: Any) -> ToolCall | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return None
+    arguments = entry.get("arguments", entry.get("parameters"))
+    return ToolCall(name=entry["name"], arguments=arguments) if isinstance(arguments, dict) else None

@@ -1,0 +1,170 @@
+"""How a request is put to a model and its answer read back: one dialect per kind of interface on the model's card.
+
+Specialised models (``label``, ``calls``) have their tools in their weights: a request's tools must be those (same hash), or there are
+none and the answer is the model's own text. General models (``chat``) take any tools, through their chat template.
+
+Sampling is greedy unless a ``temperature`` is given: repeatable, and no request has to be asked twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from greenagent.core.calls import Tool, ToolCall
+from greenagent.core.engine import EngineRequest, Grammar
+from greenagent.core.errors import RequestError
+from greenagent.core.interface import Interface
+from greenagent.serve.answer import AnswerReader, CompactReader, JsonCallReader, MixedReader, TextReader
+from greenagent.serve.grammar import calls_grammar, json_call_grammar, json_schema_grammar, label_grammar
+from greenagent.serve.problems import ApiError
+from greenagent.serve.request import ChatRequest, to_messages
+from greenagent.serve.toolset import Toolset, Toolsets
+
+__all__ = ["ChatDialect", "Dialect", "Plan", "SpecialisedDialect", "dialect_for"]
+
+DEFAULT_CHAT_TOKENS = 1024
+"""The token limit of a general model's answer when the request has none."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """The first generation to ask for, and who reads it."""
+
+    request: EngineRequest
+    reader: AnswerReader
+
+
+class Dialect(Protocol):
+    """Plans requests for one model."""
+
+    def plan(self, request: ChatRequest, request_id: str) -> Plan: ...
+
+
+def dialect_for(interface: Interface) -> Dialect:
+    """The dialect that a card's interface asks for."""
+    return ChatDialect() if interface.kind == "chat" else SpecialisedDialect(interface)
+
+
+def _base(request: ChatRequest, request_id: str, limit: int) -> EngineRequest:
+    """The engine request without its prompt. Tokens come one by one only when somebody reads them so: an event per token costs."""
+    return EngineRequest(
+        request_id=request_id,
+        max_tokens=request.token_limit or limit,
+        temperature=request.temperature or 0.0,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        seed=request.seed,
+        stop=request.stops,
+        logprobs=bool(request.logprobs),
+        stream=bool(request.stream or request.logprobs),
+    )
+
+
+class SpecialisedDialect:
+    """For models trained on one set of tools."""
+
+    def __init__(self, interface: Interface) -> None:
+        self._interface = interface
+        self._toolset = Toolset(interface.tools)
+        self._toolsets = Toolsets()
+        self._grammar = lru_cache(maxsize=256)(self._make_grammar)
+
+    def plan(self, request: ChatRequest, request_id: str) -> Plan:
+        if request.response_format is not None and request.response_format.type != "text":
+            raise RequestError("response_format: this model is specialised in tool calls and writes no JSON", "response_format")
+        if request.tools:
+            self._check_tools(self._toolsets.get(request.tools))
+        base = _base(request, request_id, self._interface.max_answer_tokens)
+        base.prompt = self._interface.render_prompt(to_messages(request))
+        if request.choice == "none":
+            return Plan(base, TextReader())
+        if self._interface.kind == "label":
+            base.stream = base.logprobs
+        return self._plan_calls(request, base)
+
+    def _check_tools(self, toolset: Toolset) -> None:
+        if toolset.hash != self._toolset.hash:
+            raise ApiError(
+                400,
+                f"this model is specialised in its own {len(self._toolset.tools)} tools and cannot answer for others: send exactly those "
+                f"(GET /v1/models lists them), or no tools, or use a general model",
+                code="tools_mismatch",
+                param="tools",
+            )
+
+    def _plan_calls(self, request: ChatRequest, base: EngineRequest) -> Plan:
+        named = request.named_tool
+        if named is not None:
+            self._toolset.only(named)
+        allow_none = request.choice == "auto"
+        parallel = request.parallel_tool_calls is not False and self._interface.kind == "calls"
+
+        def allowed(call: ToolCall) -> bool:
+            return self._toolset.valid(call) and named in (None, call.name)
+
+        def force(lines: Sequence[str], generated: int) -> EngineRequest:
+            if not lines:
+                return base.model_copy(
+                    update={"grammar": self._grammar(named, allow_none, parallel, False), "stop": request.stops}
+                )
+            left = max(base.max_tokens - generated, 1)
+            prompt = f"{base.prompt}{chr(10).join(lines)}"
+            return base.model_copy(
+                update={"prompt": prompt, "max_tokens": left, "grammar": self._grammar(named, False, True, True)}
+            )
+
+        first = base
+        if named is not None:  # a free answer would seldom be the tool that the client has already chosen
+            first = base.model_copy(update={"grammar": self._grammar(named, False, parallel, False)})
+        elif not parallel and self._interface.kind == "calls":
+            first = base.model_copy(update={"stop": [*request.stops, "\n"]})
+        return Plan(first, CompactReader(self._interface, allowed, allow_none=allow_none, force=force, forced=named is not None))
+
+    def _make_grammar(self, named: str | None, allow_none: bool, parallel: bool, after_call: bool) -> Grammar:
+        tools: Sequence[Tool] = self._toolset.tools if named is None else self._toolset.only(named)
+        if self._interface.kind == "label":
+            return label_grammar(tools, allow_none=allow_none)
+        return calls_grammar(tools, allow_none=allow_none, parallel=parallel, after_call=after_call)
+
+
+class ChatDialect:
+    """For general models: the engine's chat template renders messages and tools."""
+
+    def __init__(self) -> None:
+        self._toolsets = Toolsets()
+
+    def plan(self, request: ChatRequest, request_id: str) -> Plan:
+        toolset = self._toolsets.get(request.tools) if request.tools else None
+        base = _base(request, request_id, DEFAULT_CHAT_TOKENS)
+        base.messages = to_messages(request)
+        grammar = self._format(request)
+        if toolset is None or request.choice == "none":
+            return Plan(base.model_copy(update={"grammar": grammar}), TextReader())
+        if grammar is not None:
+            raise RequestError("response_format with JSON and tools together needs tool_choice 'none'", "response_format")
+        return self._plan_tools(request, base, toolset)
+
+    @staticmethod
+    def _plan_tools(request: ChatRequest, base: EngineRequest, toolset: Toolset) -> Plan:
+        tools = toolset.tools if request.named_tool is None else toolset.only(request.named_tool)
+        base.tools = list(tools)
+
+        def allowed(call: ToolCall) -> bool:
+            return toolset.valid(call) and request.named_tool in (None, call.name)
+
+        def forced() -> EngineRequest:
+            return base.model_copy(update={"grammar": json_call_grammar(tools)})
+
+        if request.choice == "auto":
+            return Plan(base, MixedReader(allowed, forced, parallel=request.parallel_tool_calls is not False))
+        return Plan(forced(), JsonCallReader(allowed))
+
+    @staticmethod
+    def _format(request: ChatRequest) -> Grammar | None:
+        wanted = request.response_format
+        if wanted is None or wanted.type == "text":
+            return None
+        schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema.schema_
+        return json_schema_grammar(schema)

@@ -1,0 +1,313 @@
+"""The OpenAI-compatible HTTP face: ``/v1/chat/completions``, ``/v1/models``, ``/healthz``, ``/metrics``.
+
+Every millisecond of it is overhead of somebody's request, so a body is parsed once, an answer is built once as bytes, and no request
+starts a thread. An answer is complete only when its activity is in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from greenagent.core.clock import Clock, SystemClock
+from greenagent.core.errors import GreenagentError, InputError
+from greenagent.core.interface import Interface
+from greenagent.core.records import Activity, Energy
+from greenagent.serve.answer import CallDelta
+from greenagent.serve.dialect import dialect_for
+from greenagent.serve.generation import ActivityLog, Generation, Outcome, new_request_id, watch_disconnect
+from greenagent.serve.keys import ApiKeys
+from greenagent.serve.metered import MeteredClient
+from greenagent.serve.problems import ApiError, as_api_error
+from greenagent.serve.request import ChatRequest, parse_request
+from greenagent.serve.telemetry import Telemetry
+from greenagent.serve.wire import ChunkWriter, completion_body
+
+__all__ = ["Gateway", "GatewaySettings", "build_app"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """What a gateway serves and how much of it at once.
+
+    More than ``max_batch + max_queue`` requests at a time are turned away (429). ``max_body`` is in bytes.
+    """
+
+    model: str
+    interface: Interface = field(default_factory=Interface)
+    max_batch: int = 32
+    max_queue: int = 256
+    max_body: int = 8 * 1024 * 1024
+    keys: ApiKeys | None = None
+    host: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Gateway:
+    """Answers chat requests with one metered engine and one ledger."""
+
+    def __init__(
+        self, settings: GatewaySettings, engine: MeteredClient, ledger: ActivityLog, *, clock: Clock | None = None
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self._ledger = ledger
+        self._clock = clock or SystemClock()
+        self._dialect = dialect_for(settings.interface)
+        self._in_flight = 0
+        self._created = int(time.time())
+        self.telemetry = Telemetry(settings.model, lambda: self._in_flight, settings.max_batch)
+
+    def authorize(self, request: Request) -> None:
+        """Lets the request pass, or raises the 401."""
+        keys = self.settings.keys
+        if keys is not None and not keys.accepts(request.headers.get("authorization")):
+            raise ApiError(401, "no or wrong API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")
+
+    async def chat(self, request: Request) -> Response:
+        """``POST /v1/chat/completions``."""
+        started_at, started_s = self._clock.now(), self._clock.monotonic_s()
+        try:
+            self.authorize(request)
+            self._check_room()
+            body = parse_request(await self._read_body(request))
+            self._check_model(body.model)
+            generation_id = new_request_id()
+            plan = self._dialect.plan(body, generation_id)
+        except (ApiError, GreenagentError) as error:
+            self.telemetry.refused()
+            return _problem(as_api_error(error))
+        account = self.engine.open(generation_id)
+        self._in_flight += 1
+        generation = Generation(plan, account, clock=self._clock, started_at=started_at, started_s=started_s)
+        if body.stream:
+            return _EventStream(self, generation, body)
+        return await self._answer(generation, body, request.receive)
+
+    async def _answer(self, generation: Generation, body: ChatRequest, receive: Receive) -> Response:
+        watch = watch_disconnect(receive, generation.cancel)
+        try:
+            deltas = [delta async for delta in generation.deltas()]
+            await self.settle(generation, "cancelled" if generation.cancelled else "ok", stream=False)
+        except Exception as error:
+            return _problem(await self.failed(generation, error, stream=False))
+        finally:
+            watch.cancel()
+            await self.leave(generation, stream=False)
+        return Response(
+            completion_body(self.settings.model, generation, deltas, bool(body.logprobs)), media_type="application/json"
+        )
+
+    async def settle(self, generation: Generation, outcome: Outcome, *, stream: bool) -> None:
+        """Closes the request's energy account and waits for its commit; then counts it in the metrics."""
+        try:
+            await generation.settle(outcome, self._ledger, partial(self._describe, stream))
+        except GreenagentError:
+            outcome = "error"
+            raise
+        finally:
+            self._count(generation, outcome)
+
+    def _count(self, generation: Generation, outcome: Outcome) -> None:
+        self.telemetry.finished(
+            outcome,
+            generation.energy,
+            prompt_tokens=generation.prompt_tokens,
+            generated_tokens=generation.generated_tokens,
+            latency_s=generation.latency_s,
+            first_token_s=generation.first_token_s,
+        )
+
+    async def failed(self, generation: Generation, error: Exception, *, stream: bool) -> ApiError:
+        """Records a request that failed and gives the error to answer with."""
+        problem = as_api_error(error)
+        if problem.status >= 500:
+            _log.error("request %s failed: %s", generation.id, error, exc_info=not isinstance(error, GreenagentError))
+        if not generation.settled:
+            try:
+                await self.settle(generation, "error", stream=stream)
+            except GreenagentError as unrecorded:
+                _log.error("request %s could not be recorded: %s", generation.id, unrecorded)
+        return problem
+
+    async def leave(self, generation: Generation, *, stream: bool) -> None:
+        """The request is over, however it ended; one that was torn down in the middle is recorded as cancelled."""
+        self._in_flight -= 1
+        if not generation.settled:
+            await self.settle(generation, "cancelled", stream=stream)
+
+    def _describe(self, stream: bool, generation: Generation, outcome: Outcome, energy: Energy) -> Activity:
+        intensity = self.engine.intensity
+        return generation.activity(
+            outcome,
+            energy,
+            name=self.settings.model,
+            host=self.settings.host,
+            zone=energy.zone,
+            factor_version=intensity.factor_version if intensity is not None else None,
+            attributes={"stream": stream, **self.settings.facts},
+        )
+
+    def _check_room(self) -> None:
+        if not self.engine.alive:
+            raise ApiError(503, "the engine is not running; the server's log has the reason", code="engine_unavailable")
+        most = self.settings.max_batch + self.settings.max_queue
+        if self._in_flight >= most:
+            raise ApiError(
+                429,
+                f"{most} requests are in flight already; try again in a second",
+                code="queue_full",
+                headers={"retry-after": "1"},
+            )
+
+    def _check_model(self, model: str) -> None:
+        if model != self.settings.model:
+            raise ApiError(
+                404, f"no model {model!r} here; this server has {self.settings.model!r}", code="model_not_found", param="model"
+            )
+
+    async def _read_body(self, request: Request) -> bytes:
+        """The body, once it is known to be JSON of a bearable size.
+
+        Other content types are refused because a web page may send them across origins without asking, and JSON not.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise ApiError(415, f"content-type is {kind!r}: send 'Content-Type: application/json'", code="unsupported_media_type")
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self.settings.max_body:
+                raise ApiError(413, f"the body is larger than {self.settings.max_body} bytes", code="request_too_large")
+        return bytes(body)
+
+    def model_entry(self) -> dict[str, Any]:
+        """This server's entry in ``/v1/models``, with what a client of a specialised model must know."""
+        interface = self.settings.interface
+        facts: dict[str, Any] = {"interface": interface.kind, "tools_hash": interface.tools_hash}
+        if interface.kind != "chat":
+            facts["tools"] = interface.openai_tools()
+        return {
+            "id": self.settings.model,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "greenagent",
+            "greenagent": facts,
+        }
+
+    def metrics(self) -> bytes:
+        """The metrics' text, after reading the meter."""
+        self.engine.read_meter()
+        return self.telemetry.render(self.engine.idle_j, self.engine.total_j, self.engine.provenance.kind)
+
+
+class _EventStream(Response):
+    """A streamed answer. Its last chunks are sent only when the activity is committed; a client that leaves cancels the engine's work."""
+
+    def __init__(self, gateway: Gateway, generation: Generation, body: ChatRequest) -> None:
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        del self.headers["content-length"]
+        self._gateway = gateway
+        self._generation = generation
+        self._writer = ChunkWriter(gateway.settings.model, generation, usage=body.include_usage, logprobs=bool(body.logprobs))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watch = watch_disconnect(receive, self._generation.cancel)
+        try:
+            await self._respond(scope, receive, send)
+        finally:
+            watch.cancel()
+            await self._gateway.leave(self._generation, stream=True)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events. The status waits for the first of them, so that what the engine refuses is an error and no stream."""
+        begun = False
+        try:
+            async with aclosing(self._generation.deltas()) as deltas:
+                async for delta in deltas:
+                    part = self._writer.call(delta) if isinstance(delta, CallDelta) else self._writer.text(delta)
+                    await self._send(send, part if begun else self._writer.opening() + part, first=not begun)
+                    begun = True
+            await self._gateway.settle(self._generation, "cancelled" if self._generation.cancelled else "ok", stream=True)
+            part = self._writer.ending()
+        except Exception as error:
+            problem = await self._gateway.failed(self._generation, error, stream=True)
+            if not begun:
+                await _problem(problem)(scope, receive, send)
+                return
+            part = b"data: " + problem.body_bytes() + b"\n\n"
+        await self._send(send, part if begun else self._writer.opening() + part, first=not begun, last=True)
+
+    async def _send(self, send: Send, body: bytes, *, first: bool, last: bool = False) -> None:
+        if first:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": body, "more_body": not last})
+
+
+def _problem(error: ApiError) -> Response:
+    return Response(error.body_bytes(), error.status, media_type="application/json", headers=error.headers)
+
+
+def _json(data: dict[str, Any]) -> Response:
+    return Response(json.dumps(data, ensure_ascii=False).encode(), media_type="application/json")
+
+
+def build_app(gateway: Gateway) -> FastAPI:
+    """The ASGI application of ``gateway``; it starts and stops nothing."""
+    app = FastAPI(title="greenagent", docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def models(request: Request) -> Response:
+        gateway.authorize(request)
+        return _json({"object": "list", "data": [gateway.model_entry()]})
+
+    async def model(request: Request) -> Response:
+        gateway.authorize(request)
+        name = request.path_params["name"]
+        if name != gateway.settings.model:
+            raise ApiError(
+                404, f"no model {name!r} here; this server has {gateway.settings.model!r}", code="model_not_found", param="model"
+            )
+        return _json(gateway.model_entry())
+
+    async def health(request: Request) -> Response:
+        alive = gateway.engine.alive
+        return Response(
+            b'{"status":"ok"}' if alive else b'{"status":"engine is not running"}',
+            200 if alive else 503,
+            media_type="application/json",
+        )
+
+    async def metrics(request: Request) -> Response:
+        gateway.authorize(request)
+        return Response(gateway.metrics(), media_type=gateway.telemetry.content_type)
+
+    async def on_problem(request: Request, error: Exception) -> Response:
+        return _problem(as_api_error(error))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return _problem(
+            ApiError(status, f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}", code="unknown_url")
+        )
+
+    app.add_route("/v1/chat/completions", gateway.chat, methods=["POST"])
+    app.add_route("/v1/models", models, methods=["GET"])
+    app.add_route("/v1/models/{name:path}", model, methods=["GET"])
+    app.add_route("/healthz", health, methods=["GET"])
+    app.add_route("/metrics", metrics, methods=["GET"])
+    for kind in (ApiError, InputError, GreenagentError, Exception):
+        app.add_exception_handler(kind, on_problem)
+    app.add_exception_handler(HTTPException, on_http)
+    return app

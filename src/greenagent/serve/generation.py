@@ -1,0 +1,167 @@
+"""One request's life, from its admission to its committed record: generations on one energy account, deltas out, usage at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from greenagent.core.clock import Clock
+from greenagent.core.engine import TokenEvent
+from greenagent.core.errors import EngineError
+from greenagent.core.records import Activity, Energy
+from greenagent.serve.answer import Delta
+from greenagent.serve.dialect import Plan
+from greenagent.serve.metered import Account
+
+__all__ = ["ActivityLog", "Generation", "Outcome", "new_request_id", "watch_disconnect"]
+
+Outcome = Literal["ok", "error", "cancelled"]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class ActivityLog(Protocol):
+    """What is needed of the ledger: an activity is safe when ``arecord`` returns."""
+
+    async def arecord(self, activity: Activity) -> Any: ...
+
+
+class Generation:
+    """Runs a plan on an account.
+
+    Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then may the
+    client hear that the answer is complete.
+    """
+
+    def __init__(self, plan: Plan, account: Account, *, clock: Clock, started_at: datetime, started_s: float) -> None:
+        self._plan = plan
+        self._account = account
+        self._clock = clock
+        self._started_at = started_at
+        self._started_s = started_s
+        self._cancelled = False
+        self._settled = False
+        self.id = account.request_id
+        self.reason: str = "stop"
+        self.prompt_tokens: int | None = None
+        self.generated_tokens: int | None = None
+        self.first_token_s: float | None = None
+        self.latency_s = 0.0
+        self.energy = Energy()
+        self.token_logprobs: list[dict[str, Any]] = []
+
+    @property
+    def settled(self) -> bool:
+        """Whether the account is closed and the record on its way."""
+        return self._settled
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the client went away."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """The client is gone: stops the engine's work for it."""
+        self._cancelled = True
+        self._account.cancel()
+
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        """What the client may see, as it becomes certain. Ends early when cancelled.
+
+        Raises:
+            EngineError: the engine failed or answered what its grammar forbids.
+        """
+        reader, request = self._plan.reader, self._plan.request
+        while not self._cancelled:
+            before = self.generated_tokens or 0
+            last: TokenEvent | None = None
+            async with aclosing(self._account.generate(request)) as events:
+                async for event in events:
+                    self._note(event)
+                    last = event
+                    for delta in reader.feed(event.text) if event.text else ():
+                        yield delta
+                    if reader.broken and event.finish_reason is None:
+                        break  # the rest would be thrown away: stop paying for it
+            if last is not None and last.finish_reason == "cancelled":
+                self._cancelled = True
+                return
+            ending = reader.finish((last and last.finish_reason) or "stop", (self.generated_tokens or 0) - before)
+            for delta in ending.deltas:
+                yield delta
+            if ending.again is None:
+                self.reason = ending.reason
+                return
+            if not ending.keep:
+                self.token_logprobs.clear()
+            request = ending.again
+
+    def _note(self, event: TokenEvent) -> None:
+        """Counts tokens as they come: all cost energy, also those of an answer that is thrown away."""
+        if event.finish_reason == "error":
+            raise EngineError(event.error or "the engine could not answer this request")
+        if event.token_ids:
+            self.generated_tokens = (self.generated_tokens or 0) + len(event.token_ids)
+            if self.first_token_s is None and event.finish_reason is None:
+                self.first_token_s = self._clock.monotonic_s() - self._started_s
+        if event.prompt_tokens is not None and self.prompt_tokens is None:
+            self.prompt_tokens = event.prompt_tokens
+        if event.logprobs:
+            self._note_logprobs(event)
+
+    def _note_logprobs(self, event: TokenEvent) -> None:
+        """One entry per token; text that several tokens share (a character of many bytes) stands at the last of them."""
+        texts = [""] * (len(event.logprobs) - 1) + [event.text]
+        for text, logprob in zip(texts, event.logprobs, strict=True):
+            self.token_logprobs.append({"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []})
+
+    async def settle(
+        self, outcome: Outcome, ledger: ActivityLog, describe: Callable[[Generation, Outcome, Energy], Activity]
+    ) -> None:
+        """Closes the account and commits the activity; once only."""
+        if self._settled:
+            return
+        self._settled = True
+        self.energy = self._account.close()
+        await ledger.arecord(describe(self, outcome, self.energy))
+        self.latency_s = self._clock.monotonic_s() - self._started_s
+
+    def activity(self, outcome: Outcome, energy: Energy, **facts: Any) -> Activity:
+        """The request's record: tokens, energy and outcome; never what was asked or answered."""
+        attributes: dict[str, Any] = {"generations": self._account.generations, **facts.pop("attributes", {})}
+        if outcome == "ok":
+            attributes["finish_reason"] = self.reason
+        if self.first_token_s is not None:
+            attributes["first_token_s"] = round(self.first_token_s, 6)
+        return Activity(
+            id=self.id,
+            kind="request",
+            started_at=self._started_at,
+            ended_at=self._clock.now(),
+            energy=energy,
+            prompt_tokens=self.prompt_tokens,
+            generated_tokens=self.generated_tokens,
+            requests=1,
+            outcome=outcome,
+            attributes=attributes,
+            **facts,
+        )
+
+
+def new_request_id() -> str:
+    """An id that is the answer's, the engine's and the activity's."""
+    return f"chatcmpl-{uuid.uuid4().hex}"
+
+
+def watch_disconnect(receive: Receive, on_gone: Callable[[], None]) -> asyncio.Task[None]:
+    """Calls ``on_gone`` when the client goes away. Cancel the task when the answer is out."""
+
+    async def wait() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        on_gone()
+
+    return asyncio.get_running_loop().create_task(wait())

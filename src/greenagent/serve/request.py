@@ -1,0 +1,252 @@
+"""What a client may send to ``/v1/chat/completions``: parsed once, and nothing in it is silently dropped.
+
+A parameter this server does not honour is an error that names it, unless its value is the one that asks for nothing
+(``n: 1``, ``frequency_penalty: 0``, ``null``). What only labels a request (``user``) is accepted and not used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from greenagent.core.calls import ToolCall
+from greenagent.core.errors import RequestError, nearest
+from greenagent.core.interface import Message
+
+__all__ = ["ChatRequest", "StreamOptions", "parse_request", "to_messages"]
+
+#: Parameters that change nothing at these values.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "top_logprobs": (0,),
+    "store": (False,),
+    "metadata": ({},),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+    "verbosity": ("medium",),
+}
+#: Labels and hints of the client that no answer depends on.
+_LABELS = frozenset({"user", "safety_identifier", "prompt_cache_key", "metadata"})
+#: Fields that clients echo from an answer into the next request; empty they say nothing.
+_ECHOED: dict[str, tuple[Any, ...]] = {"refusal": (), "audio": (), "function_call": (), "annotations": ([],)}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    text: str | None = None
+
+
+class _Function(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    arguments: str
+
+
+class _CallIn(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: _Function
+
+
+class _MessageIn(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[_Part] | None = None
+    tool_calls: list[_CallIn] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(BaseModel):
+    """``include_usage``: a last chunk with the usage. ``include_obfuscation`` is accepted as ``false`` only."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
+
+
+class _JsonSchema(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    name: str = ""
+    description: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+
+
+class _ResponseFormat(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+
+
+class _NamedFunction(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+
+
+class _NamedTool(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["function"] = "function"
+    function: _NamedFunction
+
+
+class ChatRequest(BaseModel):
+    """A valid request. ``tools`` stay raw here: they are compared whole with those seen before, which costs less than parsing them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    messages: Annotated[list[_MessageIn], Field(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    logprobs: bool | None = None
+    response_format: _ResponseFormat | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens to generate; ``max_completion_tokens`` wins over the older ``max_tokens``."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings, empty ones left out."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [s for s in given if s]
+
+    @property
+    def choice(self) -> str:
+        """``tool_choice`` as a word: ``none``, ``auto``, ``required`` or ``named``."""
+        if self.tool_choice is None:
+            return "auto" if self.tools else "none"
+        return self.tool_choice if isinstance(self.tool_choice, str) else "named"
+
+    @property
+    def named_tool(self) -> str | None:
+        """The tool that ``tool_choice`` names."""
+        return self.tool_choice.function.name if isinstance(self.tool_choice, _NamedTool) else None
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """pydantic's location as OpenAI writes it: ``messages[0].content``; branches of unions are left out."""
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.isidentifier() and not part.startswith("_"):
+            text += f".{part}" if text else part
+    return text
+
+
+def _refuse_extras(
+    extras: dict[str, Any] | None, neutral: dict[str, tuple[Any, ...]], known: Sequence[str], prefix: str = ""
+) -> None:
+    for name, value in (extras or {}).items():
+        if value is None or value in neutral.get(name, ()) or (not prefix and name in _LABELS):
+            continue
+        hint = nearest(name, [k for k in known if k != name])
+        raise RequestError(
+            f"parameter {prefix + name!r} with value {str(value)[:60]!r} is not supported by this server{hint}", prefix + name
+        )
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """Reads a request's body.
+
+    Raises:
+        RequestError: not JSON, a wrong type or value, or a parameter that is not supported; ``param`` names it.
+    """
+    try:
+        request = ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise RequestError(f"the body is not JSON: {first['msg']}") from error
+        path = _path(first["loc"])
+        shown = "" if first["type"] == "missing" else f" (got {str(first.get('input'))[:60]!r})"
+        raise RequestError(f"{path or 'body'}: {first['msg']}{shown}", path or None) from error
+    known = list(ChatRequest.model_fields)
+    _refuse_extras(request.model_extra, _NEUTRAL, known)
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("stream_options is only allowed when stream is true", "stream_options")
+    if request.choice in ("auto", "required", "named") and request.tool_choice is not None and not request.tools:
+        raise RequestError("tool_choice is only allowed with tools", "tool_choice")
+    if (
+        request.response_format is not None
+        and request.response_format.type == "json_schema"
+        and request.response_format.json_schema is None
+    ):
+        raise RequestError("response_format of type json_schema needs json_schema", "response_format.json_schema")
+    return request
+
+
+def to_messages(request: ChatRequest) -> list[Message]:
+    """The messages as `greenagent.core.interface.Message`; text parts are joined, other parts are refused."""
+    return [_to_message(m, i) for i, m in enumerate(request.messages)]
+
+
+def _to_message(message: _MessageIn, index: int) -> Message:
+    where = f"messages[{index}]."
+    extras = message.model_extra
+    if extras:
+        neutral = _ECHOED | ({"name": (extras.get("name"),)} if message.role == "tool" else {})
+        _refuse_extras(extras, neutral, ("role", "content", "tool_calls", "tool_call_id"), where)
+    calls = [_to_call(c, f"{where}tool_calls[{i}]") for i, c in enumerate(message.tool_calls or [])]
+    if calls and message.role != "assistant":
+        raise RequestError(
+            f"{where}tool_calls belong to an assistant's message, not to role {message.role!r}", f"{where}tool_calls"
+        )
+    content = _text(message.content, where)
+    if content is None and not calls and message.role != "assistant":
+        raise RequestError(f"{where}content is missing for role {message.role!r}", f"{where}content")
+    return Message(role=message.role, content=content, tool_calls=calls, tool_call_id=message.tool_call_id)
+
+
+def _text(content: str | list[_Part] | None, where: str) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    for i, part in enumerate(content):
+        if part.type not in ("text", "refusal") or part.text is None:
+            raise RequestError(
+                f"{where}content[{i}] is of type {part.type!r}; this server reads text only", f"{where}content[{i}].type"
+            )
+    return "".join(part.text or "" for part in content)
+
+
+def _to_call(call: _CallIn, where: str) -> ToolCall:
+    try:
+        arguments = json.loads(call.function.arguments or "{}")
+    except ValueError as error:
+        raise RequestError(f"{where}.function.arguments is not JSON: {error}", f"{where}.function.arguments") from error
+    if not isinstance(arguments, dict):
+        raise RequestError(f"{where}.function.arguments must be a JSON object", f"{where}.function.arguments")
+    return ToolCall(name=call.function.name, arguments=arguments)

@@ -1,0 +1,242 @@
+"""Runs a gateway: socket, engine, ledger, signals, and an ordered end.
+
+Order at the start: what can be refused cheaply first (exposure, port), then the ledger, then the model. At the end (SIGTERM, SIGINT): no new
+connections, answers in flight are finished, the last idle joules are written, the ledger and the worker are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import uvicorn
+
+from greenagent.core.clock import Clock, SystemClock
+from greenagent.core.errors import EnvironmentalError, GreenagentError, InputError
+from greenagent.core.interface import Interface
+from greenagent.core.records import Activity
+from greenagent.engines.models import resolve_model
+from greenagent.ledger import open_ledger
+from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
+from greenagent.serve.generation import ActivityLog
+from greenagent.serve.keys import ApiKeys, check_exposure
+from greenagent.serve.metered import MeteredClient, open_metered
+
+__all__ = ["Ready", "ServeOptions", "idle_activity", "listen", "serve"]
+
+_log = logging.getLogger(__name__)
+
+IDLE_INTERVAL_S = 60.0
+"""How often the joules that no request used are written to the ledger."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What to serve, where, and how. ``grace_s``: how long answers in flight may take once the server is asked to stop."""
+
+    model: str
+    host: str = "127.0.0.1"
+    port: int = 8080
+    name: str | None = None
+    engine: str = "openvino"
+    device: str = "CPU"
+    threads: int | None = None
+    zone: str | None = None
+    ledger: str | None = None
+    durability: Literal["process", "power"] = "process"
+    keys: ApiKeys | None = None
+    max_batch: int = 32
+    max_queue: int = 256
+    grace_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A gateway that answers: where, as which process, and what it serves."""
+
+    url: str
+    pid: int
+    model: str
+    engine: dict[str, Any]
+    energy: str
+    ledger: str
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 is any free one.
+
+    Raises:
+        EnvironmentalError: the port is taken or may not be used.
+        InputError: there is no such address.
+    """
+    if not 0 <= port <= 65535:
+        raise InputError(f"port {port} is out of range: 0 to 65535")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise InputError(f"cannot listen on {host!r}: {error.strerror}") from error
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+        opened.listen(2048)
+    except OSError as error:
+        opened.close()
+        if error.errno == errno.EADDRINUSE:
+            raise EnvironmentalError(f"port {port} on {host} is in use: choose another --port, or 0 for a free one") from error
+        raise EnvironmentalError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return opened
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told to stop by our signal handlers, and saying when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals end the server; unlike uvicorn's own way they are not raised again before the ledger is closed."""
+        loop = asyncio.get_running_loop()
+        handled = (signal.SIGTERM, signal.SIGINT)
+        for number in handled:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+
+def idle_activity(engine: MeteredClient, *, model: str, host: str | None) -> Activity:
+    """The joules no request used since the last such activity, as a record."""
+    span = engine.take_idle()
+    intensity = engine.intensity
+    return Activity(
+        id=f"idle-{uuid.uuid4().hex}",
+        kind="idle",
+        name=model,
+        started_at=span.started_at,
+        ended_at=span.ended_at,
+        host=host,
+        zone=span.energy.zone,
+        energy=span.energy,
+        factor_version=intensity.factor_version if intensity is not None else None,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _idle_records(gateway: Gateway, ledger: ActivityLog) -> AsyncIterator[None]:
+    """Writes an idle activity now and then, and a last one at the end."""
+    settings = gateway.settings
+
+    async def write() -> None:
+        try:
+            await ledger.arecord(idle_activity(gateway.engine, model=settings.model, host=settings.host))
+        except GreenagentError as error:
+            _log.error("the idle joules could not be recorded: %s", error)
+
+    async def every() -> None:
+        while True:
+            await asyncio.sleep(IDLE_INTERVAL_S)
+            await write()
+
+    task = asyncio.create_task(every())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await write()
+
+
+async def serve(
+    options: ServeOptions,
+    on_ready: Callable[[Ready], None],
+    *,
+    on_progress: Callable[[str], None] | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT. ``on_ready`` is called once, when requests are answered.
+
+    Raises:
+        InputError: options that do not fit, a model that cannot be served, a host beyond loopback without keys.
+        EnvironmentalError: the port or the ledger cannot be used.
+        EngineError: the engine died while loading.
+    """
+    check_exposure(options.host, options.keys)
+    if options.max_queue < 0:
+        raise InputError(f"max_queue is {options.max_queue}: 0 or more")
+    reference = resolve_model(options.model) if options.engine != "stub" else None
+    card = reference.card if reference is not None else None
+    name = options.name or (reference.name if reference is not None else options.model)
+    with (
+        contextlib.closing(listen(options.host, options.port)) as opened,
+        open_ledger(options.ledger, durability=options.durability) as ledger,
+    ):
+        engine = await open_metered(
+            options.model,
+            engine=options.engine,
+            device=options.device,
+            threads=options.threads,
+            max_batch=options.max_batch,
+            zone=options.zone,
+            on_progress=on_progress,
+            clock=clock,
+        )
+        settings = GatewaySettings(
+            model=name,
+            interface=card.interface if card is not None else Interface(),
+            max_batch=options.max_batch,
+            max_queue=options.max_queue,
+            keys=options.keys,
+            host=socket.gethostname(),
+            facts={"engine": options.engine},
+        )
+        gateway = Gateway(settings, engine, ledger, clock=clock or SystemClock())
+        host, port = opened.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        ready = Ready(url, os.getpid(), name, engine.facts, str(engine.provenance), ledger.name)
+        async with contextlib.aclosing(engine), _idle_records(gateway, ledger):
+            await _Server(_config(gateway, options), lambda: on_ready(ready)).serve([opened])
+
+
+def _config(gateway: Gateway, options: ServeOptions) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_app(gateway),
+        http="httptools" if importlib.util.find_spec("httptools") else "h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(options.grace_s),
+        backlog=2048,
+    )
+
+
+def run(main: Any) -> None:
+    """Runs a coroutine on uvloop where it is installed (a third of asyncio's CPU time per request), else on asyncio."""
+    factory = None
+    if importlib.util.find_spec("uvloop"):
+        factory = importlib.import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
