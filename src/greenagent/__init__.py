@@ -7,6 +7,7 @@ Rooms: ``core`` (words), ``measure``, ``ledger``, ``tasks``, ``engines`` (instru
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +19,5 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "measure":
-        from greenagent.measure import measure
-
-        return measure
+        return importlib.import_module("greenagent.measure")  # the package, which is callable as the function
     raise AttributeError(f"module 'greenagent' has no attribute {name!r}")

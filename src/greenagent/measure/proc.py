@@ -1,4 +1,4 @@
-"""CPU time of a process tree, of a control group and of the host.
+"""CPU time and memory of a process tree, of a control group and of the host.
 
 On Linux the kernel's per-process CPU clock is read (nanoseconds, about 1 µs a read) and ``/proc/PID/stat`` for what reaped
 children used; elsewhere psutil. Not covered: children whose parent ignores SIGCHLD count only as far as they were seen alive.
@@ -18,10 +18,11 @@ import psutil
 
 from greenagent.core.errors import EnvironmentalError, InputError
 
-__all__ = ["ProcessTree", "cgroup_cpu_s", "host_cpu_s", "tree_cpu_s"]
+__all__ = ["ProcessTree", "cgroup_cpu_s", "cgroup_memory_gb", "host_cpu_s", "tree_cpu_s"]
 
 _LINUX = sys.platform.startswith("linux")
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _CPUCLOCK_SCHED = 2
 _TASK_CHILDREN = _LINUX and os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
@@ -90,6 +91,15 @@ def _children(pid: int) -> list[int]:
     return found
 
 
+def _resident_bytes(pid: int) -> int:
+    try:
+        if _LINUX:
+            return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE_BYTES
+        return int(psutil.Process(pid).memory_info().rss)
+    except (OSError, IndexError, psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+
+
 class ProcessTree:
     """CPU seconds of a process and all its descendants, those already reaped too; never goes back.
 
@@ -133,6 +143,15 @@ class ProcessTree:
             self._refresh()
             self._latest_s = max(self._latest_s, self._lost_s + sum(u.total_s for u in self._live.values()))
             return self._latest_s
+
+    def resident_gb(self) -> float:
+        """Memory that the tree's live processes hold in RAM, in 10^9 bytes; pages they share are counted for each."""
+        return sum(map(_resident_bytes, self.pids())) / 1e9
+
+    def settle(self, cpu_s: float) -> None:
+        """Takes the total that the operating system reported when the root was reaped, where it is larger than what was seen."""
+        with self._lock:
+            self._latest_s = max(self._latest_s, cpu_s)
 
     def _scan(self) -> None:
         """Adds descendants not seen before; a new one counts from its own zero, which its parent has not counted yet."""
@@ -214,6 +233,18 @@ def host_cpu_s() -> float:
         return (user + nice + system + irq + softirq) * _TICK_S
     times = psutil.cpu_times()
     return float(times.user + times.system + getattr(times, "nice", 0.0) + getattr(times, "irq", 0.0))
+
+
+def cgroup_memory_gb(path: Path | str = "/sys/fs/cgroup") -> float:
+    """Memory that a version 2 control group holds (``memory.current``), in 10^9 bytes.
+
+    :raises EnvironmentalError: the file cannot be read.
+    """
+    file = Path(path) / "memory.current"
+    try:
+        return int(file.read_text()) / 1e9
+    except (OSError, ValueError) as error:
+        raise EnvironmentalError(f"cannot read {file}: {error}") from error
 
 
 def cgroup_cpu_s(path: Path | str = "/sys/fs/cgroup") -> float:

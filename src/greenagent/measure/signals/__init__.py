@@ -1,0 +1,1 @@
+"""Signals: what an hour of electricity carries. Here the yearly carbon intensity by country (`intensity`)."""
