@@ -59,9 +59,8 @@ class EndpointAnswerer:
     ) -> None:
         self.url = base_url(url)
         self.model = model
-        self._tools = list(tools)
-        self._labelled = all(not t.properties for t in self._tools)
-        self._sent = [t.openai() for t in self._tools] if send_tools else []
+        self._send_tools = send_tools
+        self.use_tools(tools)
         self._answered = False
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
@@ -72,6 +71,12 @@ class EndpointAnswerer:
 
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
+
+    def use_tools(self, tools: Sequence[Tool]) -> None:
+        """Offers other tools from now on; those of a specialised model, for instance."""
+        self._tools = list(tools)
+        self._sent = [t.openai() for t in self._tools] if self._send_tools else []
+        self._reads = Interface(kind="calls" if any(t.properties for t in self._tools) else "label", tools=self._tools)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -143,7 +148,7 @@ class EndpointAnswerer:
                 ]
             except (ValueError, ValidationError):
                 return None
-        read = Interface(kind="label" if self._labelled else "calls", tools=self._tools).parse_answer(text) if text else []
+        read = self._reads.parse_answer(text) if text else []
         return [] if read is None and self._sent else read
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
