@@ -1,0 +1,96 @@
+"""Writes the figures in README.md from benchmarks/results/*.json; ``--check`` fails when they differ.
+
+A results file is read when it has ``rows``, each with a ``name`` and any of the keys in `COLUMNS`. A figure that a row lacks is
+printed as unknown. Files without rows are left alone; without any file the section says so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from greenagent.core.units import format_bytes, format_si
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- figures: begin (scripts/readme_table.py) -->", "<!-- figures: end -->"
+COLUMNS = ("Model", "Parameters", "Size", "Quality (95% interval)", "Token/s", "J per correct, engine", "J per correct, total")
+UNKNOWN = "unknown"
+NONE_YET = "No results are committed yet."
+
+
+def cell(value: float | None, form: str) -> str:
+    """A number in ``form``, or the word for not knowing it."""
+    return UNKNOWN if value is None else format(value, form)
+
+
+def quality(row: dict[str, Any]) -> str:
+    """``96.7% (96.0-97.3, n=3,000)``."""
+    if row.get("accuracy") is None:
+        return UNKNOWN
+    inside = []
+    if row.get("low") is not None and row.get("high") is not None:
+        inside.append(f"{100 * row['low']:.1f}–{100 * row['high']:.1f}")
+    if row.get("examples") is not None:
+        inside.append(f"n={row['examples']:,}")
+    return f"{100 * row['accuracy']:.1f}%" + (f" ({', '.join(inside)})" if inside else "")
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row as Markdown."""
+    engine, parameters, size = row.get("engine"), row.get("parameters"), row.get("served_bytes")
+    cells = [
+        row["name"] + (f" · {engine}" if engine else ""),
+        UNKNOWN if parameters is None else f"{parameters / 1e6:.1f} M",
+        UNKNOWN if size is None else format_bytes(size),
+        quality(row),
+        cell(row.get("tokens_per_s"), ",.0f"),
+        format_si(row.get("j_per_correct_engine"), "J"),
+        format_si(row.get("j_per_correct_total"), "J"),
+    ]
+    return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+
+
+def table(path: Path) -> str | None:
+    """The file's table with its title and notes; ``None`` when it has no rows."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    rows = data.get("rows") if isinstance(data, dict) else None
+    if not rows:
+        return None
+    head = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
+    notes = [str(note) for note in data.get("notes", [])]
+    source = f"From `benchmarks/results/{path.name}`" + (f", commit `{data['commit']}`" if data.get("commit") else "") + "."
+    return "\n".join([f"**{data.get('title', path.stem)}**", "", *head, *map(line, rows), "", " ".join([*notes, source])])
+
+
+def section() -> str:
+    """What belongs between the markers."""
+    tables = [t for t in map(table, sorted(RESULTS.glob("*.json"))) if t]
+    return "\n\n".join(tables) or NONE_YET
+
+
+def page(readme: str) -> str:
+    """The README with the section renewed."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"README.md has lost its markers {BEGIN!r} and {END!r}")
+    return f"{before}{BEGIN}\n\n{section()}\n\n{END}{after}"
+
+
+def main() -> int:
+    old = README.read_text(encoding="utf-8")
+    new = page(old)
+    if "--check" in sys.argv[1:]:
+        if new != old:
+            print("the figures in README.md are not those of benchmarks/results: run `make format`", file=sys.stderr)
+        return int(new != old)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
