@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from greenagent.cli.output import JsonFlag, emit_json, say
-
-if TYPE_CHECKING:
-    from greenagent.core.records import StepFact
 
 __all__ = ["register"]
 
@@ -37,13 +34,14 @@ def compress(
     After a crash or an interruption, the same command with --resume continues where it stopped.
     """
     from greenagent.cli.progress import ProgressLine
+    from greenagent.cli.training import TrainingRecord
     from greenagent.compress.pipeline import compress as run_recipe
     from greenagent.compress.recipe import load_recipe
 
     loaded = load_recipe(recipe)
     changes = {key: value for key, value in (("task", task), ("model", model)) if value is not None}
     loaded = loaded.model_copy(update=changes)
-    with _Ledger(ledger) as record, ProgressLine() as line:
+    with TrainingRecord(ledger) as record, ProgressLine() as line:
         card = run_recipe(
             loaded,
             out,
@@ -59,44 +57,3 @@ def compress(
         emit_json(card)
     else:
         say(f"{out}: {card.parameters:,} parameters; read {out / 'README.md'}")
-
-
-class _Ledger:
-    """Takes finished steps to the ledger, unless told to keep no record."""
-
-    def __init__(self, url: str | None) -> None:
-        self._url = url
-
-    def __enter__(self) -> _Ledger:
-        from greenagent.ledger import open_ledger
-
-        self._ledger = None if self._url == "none" else open_ledger(self._url)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._ledger:
-            self._ledger.close()
-
-    def step(self, name: str, fact: StepFact) -> None:
-        """One activity of kind ``training``."""
-        if self._ledger is None:
-            return
-        import uuid
-        from datetime import UTC, datetime, timedelta
-
-        from greenagent.core.records import Activity
-
-        ended = datetime.now(UTC)
-        self._ledger.record(
-            Activity(
-                id=uuid.uuid4().hex,
-                kind="training",
-                name=name,
-                started_at=ended - timedelta(seconds=fact.duration_s or 0),
-                ended_at=ended,
-                energy=fact.energy,
-                zone=fact.energy.zone,
-                cpu_s=fact.cpu_s,
-                attributes={"parameters_after": fact.parameters_after, "bytes_after": fact.bytes_after},
-            )
-        )

@@ -20,7 +20,7 @@ __all__ = ["TrainOptions", "train"]
 
 Batch = dict[str, Any]
 Loss = Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
-_CHECKPOINT_EVERY_S = 120.0
+_CHECKPOINT_EVERY_S = 180.0
 
 
 class TrainOptions(StepOptions):
@@ -64,7 +64,7 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]
 
 
 class _Rhythm(transformers.TrainerCallback):  # type: ignore[misc]
-    """Reports progress every second, checkpoints every two minutes."""
+    """Reports progress every second, checkpoints every three minutes."""
 
     def __init__(self, run: Run, title: str) -> None:
         self._run = run

@@ -1,0 +1,146 @@
+"""The whole recipe on a model of 200,000 parameters: real training, real pruning, the real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from greenagent.compress.pipeline import compress, work_directory
+from greenagent.compress.recipe import Recipe
+from greenagent.core.errors import EnvironmentalError, InputError, RecipeError
+from greenagent.core.records import ModelCard
+
+STEPS: list[dict[str, dict[str, object] | None]] = [
+    {"fine_tune": {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}},
+    {"quantize": {"format": "Q8_0", "save_as": "teacher"}},
+    {"prune": {"vocabulary": "task"}},
+    {"prune": {"depth": 2, "ffn": 64}},
+    {"distill": {"teacher": "teacher", "epochs": 6, "batch_size": 8, "learning_rate": 3e-3}},
+    {"quantize": {"format": "Q8_0"}},
+]
+
+
+def recipe_for(tiny_dir: Path, task_dir: Path, steps: list[dict[str, dict[str, object] | None]] = STEPS) -> Recipe:
+    return Recipe.model_validate({"name": "tiny", "model": str(tiny_dir), "task": str(task_dir), "steps": steps})
+
+
+def quiet(*_: object) -> None:
+    """No progress."""
+
+
+@pytest.fixture(scope="module")
+def made(tiny_dir: Path, task_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelCard, list[str]]:
+    out = tmp_path_factory.mktemp("out") / "student"
+    recorded: list[str] = []
+    card = compress(
+        recipe_for(tiny_dir, task_dir), out, zone="DE", progress=quiet, say=quiet, record=lambda name, _: recorded.append(name)
+    )
+    return out, card, recorded
+
+
+def test_the_student_learnt_what_the_teacher_knows(made: tuple[Path, ModelCard, list[str]]) -> None:
+    out, card, _ = made
+    teacher = ModelCard.model_validate_json((out / "teacher" / "card.json").read_text())
+    assert teacher.quality[0].accuracy >= 0.95
+    assert card.quality[0].accuracy >= 0.95
+    assert card.parameters < 0.7 * teacher.parameters
+
+
+def test_every_step_is_on_the_card_with_its_joules(made: tuple[Path, ModelCard, list[str]]) -> None:
+    _, card, recorded = made
+    assert [s.step for s in card.steps] == ["fine_tune", "quantize", "prune", "prune", "distill", "quantize"]
+    assert len(recorded) == 6
+    for step in card.steps:
+        assert step.energy.energy_j is not None
+        assert step.energy.energy_j > 0
+        assert step.energy.provenance is not None
+        assert step.quality is not None
+    assert card.energy.energy_j == pytest.approx(sum(s.energy.energy_j or 0 for s in card.steps))
+    assert card.energy.zone == "DE"
+    assert card.energy.carbon_g is not None
+
+
+def test_the_directory_reloads_with_plain_transformers_and_says_the_same(made: tuple[Path, ModelCard, list[str]]) -> None:
+    out, card, _ = made
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    ids = tokenizer("please paint room 7 in black\n", return_tensors="pt").input_ids
+    said = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)[0, ids.shape[1] :]
+    assert tokenizer.decode(said, skip_special_tokens=True) == "paint black"
+    assert card.agreement["explanation"]
+    assert {f.path for f in card.files} >= {"config.json", "model.safetensors", "tokenizer.json", "model-Q8_0.gguf"}
+    assert "# tiny" in (out / "README.md").read_text()
+    assert not work_directory(out).exists()
+
+
+@pytest.mark.parametrize("moment", ["in training", "between steps"])
+def test_a_killed_run_resumes_and_keeps_its_joules(tiny_dir: Path, task_dir: Path, tmp_path: Path, moment: str) -> None:
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text(yaml.safe_dump(recipe_for(tiny_dir, task_dir).model_dump()))
+    out, work = tmp_path / "out", tmp_path / ".out.work"
+    command = [sys.executable, "-m", "greenagent", "compress", str(recipe_file), "-o", str(out), "--ledger", "none"]
+    waits_for = work / ("01-fine_tune" if moment == "in training" else "02-quantize/fact.json")
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    deadline = time.monotonic() + 120
+    while not waits_for.exists() and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert waits_for.exists()
+    assert not out.exists()
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    done_before = {p.name: p.stat().st_mtime_ns for p in work.glob("*/fact.json")}
+    resumed = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    card = json.loads(resumed.stdout)
+    assert card["quality"][0]["accuracy"] >= 0.9
+    assert resumed.stderr.count("(done before)") == len(done_before)
+
+
+def test_unfinished_work_of_another_recipe_is_not_mixed_in(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    work = work_directory(out)
+    work.mkdir()
+    (work / "run.json").write_text(json.dumps({"recipe_sha256": "other", "task_sha256": "other"}))
+    with pytest.raises(InputError, match="another recipe or task"):
+        compress(recipe_for(tiny_dir, task_dir), out, resume=True, progress=quiet, say=quiet)
+
+
+def test_a_teacher_that_no_step_saved_is_named(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    steps: list[dict[str, dict[str, object] | None]] = [{"distill": {"teacher": "nobody"}}]
+    with pytest.raises(RecipeError, match="no teacher 'nobody'"):
+        compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_directory_is_never_overwritten(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="not a model directory"):
+        compress(recipe_for(tiny_dir, task_dir), tmp_path / "out", progress=quiet, say=quiet)
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "precious"
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_no_output(
+    tiny_dir: Path, task_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("greenagent.compress.candidate.Candidate.save", full)
+    steps: list[dict[str, dict[str, object] | None]] = [{"prune": {"depth": 2}}]
+    with pytest.raises(EnvironmentalError, match="no space left on the disk"):
+        compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet)
+    assert not (tmp_path / "out").exists()
