@@ -1,6 +1,7 @@
 """From a model's text to OpenAI's answer: readers take the text as it comes and say what the client may see of it.
 
-A reader never lets an invalid tool call out. When the text turns out not to be a valid answer, `AnswerReader.finish` asks for one more
+A reader never lets an invalid tool call out. When the text turns out not to be a valid answer, `AnswerReader.finish` asks for
+one more
 generation under a grammar (`Ending.again`), which cannot be invalid. Decoding freely first and forcing only when needed is what
 costs the least joules: a trained model's greedy answer is nearly always valid, and a grammar costs CPU time for every token.
 """
@@ -59,7 +60,8 @@ Delta = str | CallDelta
 
 @dataclass(slots=True)
 class Ending:
-    """What is left to say when a generation ended. ``again`` asks for another one; ``keep`` says whether its tokens follow the first's."""
+    """What is left to say when a generation ended. ``again`` asks for another one; ``keep`` says whether its tokens follow
+    the first's."""
 
     deltas: list[Delta] = field(default_factory=list)
     reason: Literal["stop", "length", "tool_calls"] = "stop"

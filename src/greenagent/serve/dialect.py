@@ -1,7 +1,7 @@
 """How a request is put to a model and its answer read back: one dialect per kind of interface on the model's card.
 
-Specialised models (``label``, ``calls``) have their tools in their weights: a request's tools must be those (same hash), or there are
-none and the answer is the model's own text. General models (``chat``) take any tools, through their chat template.
+Specialised models (``label``, ``calls``) have their tools in their weights: a request's tools must be those (same hash), or
+there are none and the answer is the model's own text. General models (``chat``) take any tools, through their chat template.
 
 Sampling is greedy unless a ``temperature`` is given: repeatable, and no request has to be asked twice.
 """
@@ -49,7 +49,8 @@ def dialect_for(interface: Interface) -> Dialect:
 
 
 def _base(request: ChatRequest, request_id: str, limit: int) -> EngineRequest:
-    """The engine request without its prompt. Tokens come one by one only when somebody reads them so: an event per token costs."""
+    """The engine request without its prompt. Tokens come one by one only when somebody reads them so: an event per token
+    costs."""
     return EngineRequest(
         request_id=request_id,
         max_tokens=request.token_limit or limit,
@@ -88,7 +89,7 @@ class SpecialisedDialect:
         if toolset.hash != self._toolset.hash:
             raise ApiError(
                 400,
-                f"this model is specialised in its own {len(self._toolset.tools)} tools and cannot answer for others: send exactly those "
+                f"this model is specialised in its own {len(self._toolset.tools)} tools: send exactly those "
                 f"(GET /v1/models lists them), or no tools, or use a general model",
                 code="tools_mismatch",
                 param="tools",

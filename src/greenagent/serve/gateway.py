@@ -1,7 +1,7 @@
 """The OpenAI-compatible HTTP face: ``/v1/chat/completions``, ``/v1/models``, ``/healthz``, ``/metrics``.
 
-Every millisecond of it is overhead of somebody's request, so a body is parsed once, an answer is built once as bytes, and no request
-starts a thread. An answer is complete only when its activity is in the ledger.
+Every millisecond of it is overhead of somebody's request, so a body is parsed once, an answer is built once as bytes, and no
+request starts a thread. An answer is complete only when its activity is in the ledger.
 """
 
 from __future__ import annotations
@@ -214,7 +214,8 @@ class Gateway:
 
 
 class _EventStream(Response):
-    """A streamed answer. Its last chunks are sent only when the activity is committed; a client that leaves cancels the engine's work."""
+    """A streamed answer. Its last chunks are sent only when the activity is committed; a client that leaves cancels the
+    engine's work."""
 
     def __init__(self, gateway: Gateway, generation: Generation, body: ChatRequest) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})

@@ -1,4 +1,5 @@
-"""One request's life, from its admission to its committed record: generations on one energy account, deltas out, usage at the end."""
+"""One request's life, from its admission to its committed record: generations on one energy account, deltas out, usage at the
+end."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ class ActivityLog(Protocol):
 class Generation:
     """Runs a plan on an account.
 
-    Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then may the
-    client hear that the answer is complete.
+    Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then
+    may the client hear that the answer is complete.
     """
 
     def __init__(self, plan: Plan, account: Account, *, clock: Clock, started_at: datetime, started_s: float) -> None:

@@ -1,7 +1,7 @@
 """API keys: who may ask. Without any, the gateway listens on loopback only.
 
-A key file has one key per line, plain or as ``sha256:<hex>`` (then the file gives nothing away); blank lines and ``#`` comments are left out.
-Only hashes stay in memory, and comparing takes the same time whatever was sent.
+A key file has one key per line, plain or as ``sha256:<hex>`` (then the file gives nothing away); blank lines and ``#``
+comments are left out. Only hashes stay in memory, and comparing takes the same time whatever was sent.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def check_exposure(host: str, keys: ApiKeys | None) -> None:
     """
     if keys is None and not _is_loopback(host):
         raise InputError(
-            f"refusing to listen on {host!r} without API keys, since anybody could use the model: give --api-keys FILE, or listen on 127.0.0.1"
+            f"refusing to listen on {host!r} without API keys, since anybody could use the model: "
+            f"give --api-keys FILE, or listen on 127.0.0.1"
         )
 
 

@@ -57,7 +57,8 @@ class WorkerLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CpuTimes:
-    """Cumulative CPU seconds: the engine's worker, this process, and the whole host (``None`` when the meter counts our processes only)."""
+    """Cumulative CPU seconds: the engine's worker, this process, and the whole host (``None`` when the meter counts our
+    processes only)."""
 
     engine_s: float
     gateway_s: float

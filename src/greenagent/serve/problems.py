@@ -1,4 +1,5 @@
-"""Errors as OpenAI's clients expect them: ``{"error": {message, type, param, code}}`` with the status that picks the client's exception class.
+"""Errors as OpenAI's clients expect them: ``{"error": {message, type, param, code}}`` with the status that picks the client's
+exception class.
 
 | status | ours | the client raises |
 |---|---|---|

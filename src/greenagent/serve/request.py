@@ -107,7 +107,8 @@ class _NamedTool(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A valid request. ``tools`` stay raw here: they are compared whole with those seen before, which costs less than parsing them."""
+    """A valid request. ``tools`` stay raw here: they are compared whole with those seen before, which costs less than parsing
+    them."""
 
     model_config = ConfigDict(extra="allow")
 

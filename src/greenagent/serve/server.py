@@ -1,6 +1,7 @@
 """Runs a gateway: socket, engine, ledger, signals, and an ordered end.
 
-Order at the start: what can be refused cheaply first (exposure, port), then the ledger, then the model. At the end (SIGTERM, SIGINT): no new
+Order at the start: what can be refused cheaply first (exposure, port), then the ledger, then the model. At the end (SIGTERM,
+SIGINT): no new
 connections, answers in flight are finished, the last idle joules are written, the ledger and the worker are closed.
 """
 
@@ -17,7 +18,6 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import uvicorn

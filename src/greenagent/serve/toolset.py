@@ -46,7 +46,8 @@ class Toolset:
 
 
 class Toolsets:
-    """Toolsets seen lately. A client sends the same list with every request: comparing it whole costs less than reading it again."""
+    """Toolsets seen lately. A client sends the same list with every request: comparing it whole costs less than reading it
+    again."""
 
     def __init__(self, size: int = 16) -> None:
         self._size = size
@@ -107,7 +108,8 @@ def inline_refs(schema: dict[str, Any]) -> dict[str, Any]:
     A reference to itself becomes ``{}`` (anything): a grammar for endless nesting would not end either.
 
     Raises:
-        RequestError: a reference to anything else, a pattern that is no regular expression, or a schema that unfolds beyond measure.
+        RequestError: a reference to anything else, a pattern that is no regular expression, or a schema that unfolds beyond
+        measure.
     """
     return _Inliner(schema).run()
 
