@@ -1,7 +1,8 @@
 """Writes the figures in README.md from benchmarks/results/*.json; ``--check`` fails when they differ.
 
 A results file is read when it has ``rows``, each with a ``name`` and any of the keys in `COLUMNS`. A figure that a row lacks is
-printed as unknown. Files without rows are left alone; without any file the section says so.
+printed as unknown. Its ``targets``, where it has them, follow with what was reached. Files without rows are left alone; without
+any file the section says so.
 """
 
 from __future__ import annotations
@@ -54,8 +55,25 @@ def line(row: dict[str, Any]) -> str:
     return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
 
 
+def figure(value: float, unit: str) -> str:
+    """A target's figure: ``96.7%``, ``5.21x``."""
+    return f"{100 * value:.1f}%" if unit == "%" else f"{value:.2f}{unit}"
+
+
+def targets(rows: list[dict[str, Any]]) -> list[str]:
+    """What was asked beside what was reached, as Markdown; nothing when nothing was asked."""
+    lines = ["", "| Target | Asked | Reached (least–most) | |", "|---|---:|---:|---|"] if rows else []
+    for row in rows:
+        unit, low, high = row["unit"], row["min"], row["max"]
+        span = "" if low == high else f" ({figure(low, unit)}–{figure(high, unit)})"
+        asked = f"{'≤' if row['relation'] == '<=' else '≥'} {figure(row['asked'], unit)}"
+        met = "met" if row["met"] else "**not met**"
+        lines.append(f"| {row['name']} | {asked} | {figure(row['achieved'], unit)}{span} | {met} |")
+    return lines
+
+
 def table(path: Path) -> str | None:
-    """The file's table with its title and notes; ``None`` when it has no rows."""
+    """The file's table with its title, targets and notes; ``None`` when it has no rows."""
     data = json.loads(path.read_text(encoding="utf-8"))
     rows = data.get("rows") if isinstance(data, dict) else None
     if not rows:
@@ -63,7 +81,9 @@ def table(path: Path) -> str | None:
     head = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     notes = [str(note) for note in data.get("notes", [])]
     source = f"From `benchmarks/results/{path.name}`" + (f", commit `{data['commit']}`" if data.get("commit") else "") + "."
-    return "\n".join([f"**{data.get('title', path.stem)}**", "", *head, *map(line, rows), "", " ".join([*notes, source])])
+    asked = targets(data.get("targets", []))
+    title = f"**{data.get('title', path.stem)}**"
+    return "\n".join([title, "", *head, *map(line, rows), *asked, "", " ".join([*notes, source])])
 
 
 def section() -> str:

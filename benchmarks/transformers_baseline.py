@@ -1,0 +1,207 @@
+"""A model on plain ``transformers``: accuracy and joules of greedy generation at one setting of threads, batch and precision.
+
+    python benchmarks/transformers_baseline.py MODEL --task TASK --split val --threads 2 --batch 32 --dtype bf16
+
+MODEL is a directory with a card (its interface makes the prompts and reads the answers), config, safetensors and tokenizer. One
+JSON document is printed. Joules are those of this process from the first prompt to the last answer (tokenising, generating,
+reading); loading and warm-up are left out. The platform's idle floor of that time is in them, as it is in a served endpoint's.
+Prompts of like length share a batch, padded at the left: the cheapest order for this engine.
+
+Waiting threads must sleep, which only the environment of a new process can say: the script starts itself again with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from _common import PASSIVE, progress, say, split_of
+
+from greenagent.core.errors import EngineError, GreenagentError, ModelError
+from greenagent.core.interface import Interface
+from greenagent.engines.models import load_card
+from greenagent.measure.meter import Meter
+from greenagent.measure.sensors import discover
+from greenagent.tasks import Example, load_task
+from greenagent.tasks.evaluate import sample
+from greenagent.tasks.score import exact_call, wilson_interval
+
+DTYPES = ("fp32", "bf16")
+_WARM_UP_BATCHES = 2
+
+Generate = Callable[[Sequence[str]], list[tuple[str, int, int]]]
+"""Prompts to (answer, prompt tokens, generated tokens), in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One way to run the baseline."""
+
+    threads: int
+    batch: int
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, {self.threads} thread{'s' * (self.threads > 1)}, batch {self.batch}"
+
+
+SETTINGS = [Setting(*values) for values in product((1, 2), (1, 32), DTYPES)]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """This process' environment with sleeping waits and ``threads`` threads for every thread pool that reads one."""
+    count = str(threads)
+    return {**os.environ, **PASSIVE, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def run_setting(model: Path, task: str, split: str, examples: int | None, setting: Setting) -> dict[str, Any]:
+    """Measures one setting in a process of its own.
+
+    :raises EngineError: that process failed; its own error is on stderr.
+    """
+    command = [sys.executable, str(Path(__file__).resolve()), str(model), "--task", task, "--split", split]
+    command += ["--threads", str(setting.threads), "--batch", str(setting.batch), "--dtype", setting.dtype]
+    if examples is not None:
+        command += ["--examples", str(examples)]
+    ran = subprocess.run(command, env=environment(setting.threads), stdout=subprocess.PIPE, text=True, check=False)
+    if ran.returncode:
+        raise EngineError(f"the transformers baseline ({setting}) ended with exit code {ran.returncode}; its error is above")
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+def batches(prompts: Sequence[str], size: int) -> list[list[int]]:
+    """Indices of prompts of like length, ``size`` at a time."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def answer_all(generate: Generate, prompts: Sequence[str], size: int, title: str) -> list[tuple[str, int, int]]:
+    """Every prompt's answer, in the prompts' order."""
+    answers: dict[int, tuple[str, int, int]] = {}
+    update = progress(title)
+    for picked in batches(prompts, size):
+        answers.update(zip(picked, generate([prompts[i] for i in picked]), strict=True))
+        update(len(answers), len(prompts))
+    return [answers[i] for i in range(len(prompts))]
+
+
+def score(interface: Interface, examples: Sequence[Example], texts: Sequence[str]) -> int:
+    """How many answers are exactly right; one that is not valid is wrong."""
+    read = [interface.parse_answer(text) for text in texts]
+    return sum(calls is not None and exact_call(e.expected, calls) for e, calls in zip(examples, read, strict=True))
+
+
+def load_generate(model_dir: Path, setting: Setting, max_tokens: int) -> Generate:
+    """Loads the model; the function it returns answers one batch greedily."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(setting.threads)
+    torch.set_num_interop_threads(1)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[setting.dtype]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir, padding_side="left")
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype).eval()
+    end = tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    tokenizer.pad_token_id = pad
+
+    def generate(prompts: Sequence[str]) -> list[tuple[str, int, int]]:
+        encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
+        with torch.inference_mode():
+            options = {"max_new_tokens": max_tokens, "do_sample": False, "eos_token_id": end, "pad_token_id": pad}
+            output = model.generate(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, **options)
+        new = [_up_to(ids, end) for ids in output[:, encoded.input_ids.shape[1] :].tolist()]
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+        lengths = encoded.attention_mask.sum(dim=1).tolist()
+        return [(text, length, len(ids)) for text, length, ids in zip(texts, lengths, new, strict=True)]
+
+    return generate
+
+
+def _up_to(ids: list[int], end: int) -> list[int]:
+    """The generated tokens with the end token, without the padding behind it."""
+    return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+def measure(model_dir: Path, task: str, split: str, limit: int | None, setting: Setting) -> dict[str, Any]:
+    """Loads, warms up, and measures the answers to the split's examples."""
+    card = load_card(model_dir)
+    if card is None or card.interface.kind == "chat":
+        raise ModelError(f"{model_dir} needs a card.json of a specialised model: its interface makes the prompts")
+    interface = card.interface
+    examples = sample(split_of(load_task(task), split), limit)
+    prompts = [interface.render_prompt(e.messages) for e in examples]
+    generate = load_generate(model_dir, setting, interface.max_answer_tokens)
+    answer_all(generate, prompts[: _WARM_UP_BATCHES * setting.batch], setting.batch, "warm-up")
+    with Meter(discover()) as meter:
+        cpu_s = time.process_time()
+        with meter.window("generation") as window:
+            answers = answer_all(generate, prompts, setting.batch, f"transformers {setting}")
+        cpu_s = time.process_time() - cpu_s
+        energy_j, floor_j, wall_s, provenance = window.energy_j, window.floor_j, window.duration_s, window.provenance
+    correct = score(interface, examples, [text for text, _, _ in answers])
+    low, high = wilson_interval(correct, len(examples))
+    generated = sum(count for _, _, count in answers)
+    per_correct_j = energy_j / correct if correct else None
+    return {
+        **asdict(setting),
+        "accuracy": correct / len(examples),
+        "low": low,
+        "high": high,
+        "correct": correct,
+        "examples": len(examples),
+        "energy_j": energy_j,
+        "floor_j": floor_j,
+        "cpu_s": cpu_s,
+        "wall_s": wall_s,
+        "prompt_tokens": sum(count for _, count, _ in answers),
+        "generated_tokens": generated,
+        "tokens_per_s": generated / wall_s,
+        "j_per_correct_engine": per_correct_j,
+        "j_per_correct_total": per_correct_j,
+        "provenance": provenance.model_dump(),
+        "environment": {key: os.environ.get(key) for key in (*PASSIVE, "OMP_NUM_THREADS")},
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measures a model on plain transformers at one setting; prints JSON.")
+    parser.add_argument("model", type=Path, help="model directory with card.json and safetensors")
+    parser.add_argument("--task", required=True, help="task directory or name")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--examples", type=int, help="at most this many, evenly spaced over the split")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = _arguments()
+    setting = Setting(given.threads, given.batch, given.dtype)
+    try:
+        if any(os.environ.get(key) != value for key, value in PASSIVE.items()):
+            found = run_setting(given.model, given.task, given.split, given.examples, setting)
+        else:
+            found = measure(given.model, given.task, given.split, given.examples, setting)
+    except GreenagentError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    print(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
