@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.cli import get_docs_for_click
@@ -35,10 +36,20 @@ def exit_codes() -> str:
     return "\n".join([*lines, "| 130 | interrupted (Ctrl-C) | |"]) + "\n\n"
 
 
+def whole_sentences(body: str, command: Any) -> str:
+    """The lists of commands with the first paragraph of each help text, where typer cuts after 45 characters."""
+    for name, inner in getattr(command, "commands", {}).items():
+        first = " ".join((inner.help or "").split("\n\n")[0].split())
+        body = body.replace(f"* `{name}`: {inner.get_short_help_str()}\n", f"* `{name}`: {first}\n")
+        body = whole_sentences(body, inner)
+    return body
+
+
 def page() -> str:
     """The whole page as Markdown."""
     command = typer.main.get_command(app)
     body = get_docs_for_click(obj=command, ctx=typer.Context(command), name="greenagent", indent=1)
+    body = whole_sentences(body, command)
     lines = [line.rstrip() for line in (HEAD + exit_codes() + body).splitlines()]
     return "\n".join(lines).rstrip() + "\n"
 
