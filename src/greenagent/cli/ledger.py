@@ -165,26 +165,26 @@ def _print_table(found: list[StoredActivity]) -> None:
 
     from greenagent.core.units import format_si
 
-    table = Table(box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("started (UTC)", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("name", overflow="fold", min_width=8)
-    for heading in ("duration", "energy", "carbon", "tokens"):
+    for heading in ("took", "energy"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("energy is", no_wrap=True)
-    table.add_column("outcome", no_wrap=True)
+    table.add_column("which is", no_wrap=True)
+    for heading in ("carbon", "tokens"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for activity in found:
         energy, tokens = activity.energy, (activity.prompt_tokens, activity.generated_tokens)
         table.add_row(
-            activity.started_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            activity.started_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M"),
             activity.kind,
-            activity.name,
+            activity.name if activity.outcome == "ok" else f"{activity.name} [{activity.outcome}]",
             format_si(activity.duration_s, "s"),
             format_si(energy.energy_j, "J"),
+            energy.provenance.kind if energy.provenance else "",
             format_si(energy.carbon_g, "g"),
             "unknown" if tokens == (None, None) else "+".join("?" if t is None else str(t) for t in tokens),
-            energy.provenance.kind if energy.provenance else "unknown",
-            activity.outcome,
         )
-    console = Console(file=sys.stdout, markup=False, highlight=False)
-    console.print(table, width=None if console.is_terminal else _PIPE_WIDTH, soft_wrap=not console.is_terminal)
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)

@@ -90,7 +90,7 @@ def _sqlite(url: URL, durability: Durability, must_exist: bool, readonly: bool, 
     mode = "rw" if must_exist else "rwc"
     if readonly:
         wal = path.with_name(f"{path.name}-wal")
-        mode = "ro" if wal.exists() or os.access(path.parent, os.W_OK) else "ro&immutable=1"
+        mode = "ro" if wal.exists() or _may(path.parent, os.W_OK) else "ro&immutable=1"
     location = f"{path.as_uri()}?mode={mode}"
 
     def connect() -> sqlite3.Connection:
@@ -110,23 +110,28 @@ def _sqlite(url: URL, durability: Durability, must_exist: bool, readonly: bool, 
 
 
 def _check_path(path: Path, must_exist: bool, readonly: bool) -> None:
-    if path.is_dir():
+    """Says in one line what SQLite would call "unable to open database file"; makes the folder of a new ledger."""
+    try:
+        blocking = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
+        exists, is_directory = path.exists(), path.is_dir()
+    except PermissionError as error:
+        raise EnvironmentalError(f"may not read the ledger {path}: permission denied ({error.filename})") from error
+    if is_directory:
         raise InputError(f"{path} is a directory: name a file in it, for example {path / 'ledger.db'}")
-    blocking = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
     if blocking:
         raise InputError(f"the ledger cannot be at {path}: {blocking} is not a directory")
-    try:
-        exists = path.exists()
-    except PermissionError as error:
-        raise EnvironmentalError(f"may not look for the ledger {path}: {error.strerror}") from error
     if must_exist and not exists:
         raise InputError(f"there is no ledger at {path}")
     if not exists:
         with disk_errors(f"the ledger {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
     needed, verb = (os.R_OK, "read") if readonly else (os.R_OK | os.W_OK, "write")
-    if not os.access(path if exists else path.parent, needed):
+    if not _may(path if exists else path.parent, needed):
         raise EnvironmentalError(f"may not {verb} the ledger {path}: permission denied")
+
+
+def _may(path: Path, needed: int) -> bool:
+    return os.access(path, needed, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _set_wal(connection: sqlite3.Connection, path: Path, lock_timeout_s: float) -> None:
