@@ -63,7 +63,8 @@ def test_exact_answers_agrees_with_greedy_generation(tiny_dir: Path, task_dir: P
     for row in rows[:4]:  # what the model would say by itself is right by definition
         start = row["labels"].index(next(i for i in row["labels"] if i != IGNORED))
         prompt = torch.tensor([row["input_ids"][:start]])
-        said = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=3)[0, start:].tolist()
+        mask = torch.ones_like(prompt)
+        said = model.generate(prompt, attention_mask=mask, do_sample=False, max_new_tokens=3)[0, start:].tolist()
         row["input_ids"] = row["input_ids"][:start] + said
         row["labels"] = [IGNORED] * start + said
     assert exact_answers(model, rows, tokenizer.pad_token_id) == [True] * 4 + [False] * 4

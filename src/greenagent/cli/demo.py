@@ -11,6 +11,8 @@ import typer
 from greenagent.cli.output import JsonFlag, emit_json, say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from greenagent.account.report import ReportData, ReportRow
     from greenagent.cli.progress import ProgressLine
     from greenagent.core.records import ModelCard, Quality
@@ -127,15 +129,13 @@ def _serve_and_ask(directory: Path, name: str, examples: list[Example], ledger: 
     with local_server(directory, "--ledger", str(ledger), "--zone", zone) as url:
         asyncio.run(_ask(url, card, examples[:8], lambda *_: None))  # warm-up, not counted in the row
         began_s = time.monotonic()
-        quality, tokens = asyncio.run(
-            _ask(url, card, examples, lambda done, total: line.update(f"asking the {name}", done, total))
-        )
+        quality, tokens = asyncio.run(_ask(url, card, examples, partial(line.update, f"asking the {name}")))
         wall_s = time.monotonic() - began_s
     shown = card.model_copy(update={"name": name, "quality": [quality]})
     return rows_from_card(shown, tokens_per_s=tokens / wall_s)[0]
 
 
-async def _ask(url: str, card: ModelCard, examples: list[Example], progress: object) -> tuple[Quality, int]:
+async def _ask(url: str, card: ModelCard, examples: list[Example], progress: Callable[[int, int], None]) -> tuple[Quality, int]:
     """Quality through the endpoint, and the tokens that went in and out."""
     from greenagent.tasks.evaluate import Answer, EndpointAnswerer, evaluate
 
@@ -149,7 +149,7 @@ async def _ask(url: str, card: ModelCard, examples: list[Example], progress: obj
             return answer
 
     async with Counting(url, card.name, card.interface.tools) as answerer:
-        quality = await evaluate(answerer, examples, split="test", progress=progress)  # type: ignore[arg-type]
+        quality = await evaluate(answerer, examples, split="test", progress=progress)
     return quality.model_copy(update={"engine": f"OpenVINO, {card.served_file}"}), tokens
 
 

@@ -18,6 +18,7 @@ class ProgressLine:
         self._bar: Any = None
         self._task: Any = None
         self._title = ""
+        self._began_at = 0
         self._began_s = self._logged_s = time.monotonic()
         if sys.stderr.isatty():
             from rich.console import Console
@@ -52,6 +53,7 @@ class ProgressLine:
         if title != self._title:
             self._title = title
             self._began_s = time.monotonic()
+            self._began_at = done
             self._logged_s = 0.0
             if self._bar:
                 if self._task is not None:
@@ -61,6 +63,12 @@ class ProgressLine:
             self._bar.update(self._task, completed=done, total=total, detail=detail)
         elif time.monotonic() - self._logged_s > _LOG_EVERY_S or done == total:
             self._logged_s = time.monotonic()
-            left_s = (self._logged_s - self._began_s) / max(done, 1) * (total - done)
-            sys.stderr.write(f"{title}: {done}/{total} ETA {left_s:.0f} s {detail}\n")
+            sys.stderr.write(f"{title}: {done}/{total}{self._eta(done, total)} {detail}\n")
             sys.stderr.flush()
+
+    def _eta(self, done: int, total: int) -> str:
+        """From the pace since this title began here (a resumed run begins in the middle)."""
+        moved = done - self._began_at
+        if moved <= 0 or done == total:
+            return ""
+        return f" ETA {(time.monotonic() - self._began_s) / moved * (total - done):.0f} s"

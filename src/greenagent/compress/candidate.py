@@ -62,6 +62,7 @@ def load_candidate(name: str) -> Candidate:
         import transformers
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
+    transformers.utils.logging.disable_progress_bar()  # ours is the one progress line
     path = embedded_gguf() if name == "embedded" else Path(name)
     source, options = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (name, {})
     if path.suffix == ".gguf" and not path.is_file():

@@ -70,16 +70,17 @@ class _Rhythm(transformers.TrainerCallback):  # type: ignore[misc]
         self._run = run
         self._title = title
         self._saved_s = time.monotonic()
-        self._loss = float("nan")
+        self._loss = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._saved_s = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        self._loss = (logs or {}).get("loss", self._loss)
+        if "loss" in (logs or {}):
+            self._loss = f"loss {float((logs or {})['loss']):.3f}"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._run.progress(self._title, state.global_step, state.max_steps, f"loss {self._loss:.3f}")
+        self._run.progress(self._title, state.global_step, state.max_steps, self._loss)
         if time.monotonic() - self._saved_s > _CHECKPOINT_EVERY_S and state.global_step < state.max_steps:
             control.should_save = True
 

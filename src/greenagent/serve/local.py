@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from greenagent.core.errors import EngineError
 
@@ -43,7 +44,7 @@ def local_server(model: Path, *options: str) -> Iterator[str]:
                 server.wait()
 
 
-def _wait(server: subprocess.Popen[bytes], ready: Path, words: tempfile._TemporaryFileWrapper[str]) -> str:
+def _wait(server: subprocess.Popen[bytes], ready: Path, words: TextIO) -> str:
     deadline_s = time.monotonic() + _START_S
     while time.monotonic() < deadline_s:
         if ready.is_file() and (text := ready.read_text()):
