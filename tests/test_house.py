@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,26 @@ def test_every_package_we_ask_for_is_pinned_to_a_version_that_fits() -> None:
         assert pinned in requirement.specifier, (
             f"constraints.txt pins {requirement.name}=={pinned}, pyproject wants {requirement}"
         )
+
+
+COMES_WITH = {"pydantic_core": "pydantic", "starlette": "fastapi", "openvino_tokenizers": "openvino-genai"}
+
+
+def test_every_package_the_source_imports_is_asked_for() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    lines = PROJECT["project"]["dependencies"] + [line for extra in extras.values() for line in extra]
+    asked = {Requirement(line).name.lower() for line in lines}
+    owners = packages_distributions()
+    missing = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"greenagent"}:
+                known = {top, COMES_WITH.get(top, top), *owners.get(top, [])}
+                if not {name.lower().replace("_", "-") for name in known} & asked:
+                    missing.add(f"{relative(path)}: {top}")
+    assert missing == set()
 
 
 def test_pins_are_plain_releases() -> None:
