@@ -60,7 +60,7 @@ def spoil(path: Path, statement: str) -> None:
 
 
 def test_verify_says_what_it_verified(path):
-    assert run("verify").stdout == f"verified: {path}: 5 rows of 1 writers in order, 1 checkpoints\n"
+    assert run("verify").stdout == f"verified: {path}: rows in order 5, writers 1, checkpoints 1\n"
     answer = json.loads(run("verify", "--ledger", f"sqlite:///{path}", "--json").stdout)
     assert (answer["ok"], answer["rows"], answer["problems"]) == (True, 5, [])
 
@@ -99,6 +99,11 @@ def test_list_shows_the_newest_and_what_is_not_known(path):
     assert "1.25 J measured" in " ".join(lines[0].split())
     (oldest,) = [line for line in run("list").stdout.splitlines() if "[name] 0" in line]
     assert "unknown" in oldest
+
+
+def test_an_empty_list_says_so(path):
+    result = run("list", "--until", "2020-01-01")
+    assert (result.stdout, result.stderr) == ("", f"no activities in {path}\n")
 
 
 def test_list_as_json_is_whole(path):

@@ -73,7 +73,7 @@ def test_processes_share_a_ledger_even_under_one_name(path, writer):
     children = [
         subprocess.Popen([sys.executable, APPENDER, path, writer, "120"], stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]
-    acknowledged = [line for child in children for line in child.communicate(timeout=120)[0].split()]
+    acknowledged = [line for child in children for line in child.communicate(timeout=240)[0].split()]
     assert [child.returncode for child in children] == [0, 0, 0]
     with open_ledger(path, readonly=True) as ledger:
         result = ledger.verify()
@@ -127,7 +127,7 @@ def test_a_full_disk_fails_the_batch_and_later_appends_work(path):
             result = ledger.verify()
             assert result.ok and result.rows == kept + 2, (result, kept)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -254,7 +254,7 @@ def test_a_ledger_that_nobody_closed_is_drained_at_the_end(path):
         for n in range(2000):
             ledger.append(Activity(id=str(n), kind="request", name="x", started_at=now, ended_at=now))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
     with open_ledger(path, readonly=True) as ledger:
         assert ledger.verify().rows == 2000
@@ -284,6 +284,17 @@ def test_a_callback_may_append_but_not_wait_for_itself(path, make_activity):
             time.sleep(0.01)
         assert "wait for itself" in str(caught[0])
         assert again[0].result(30).seq == 2
+
+
+def test_a_callback_may_close_the_ledger(path, make_activity):
+    ledger = open_ledger(path, writer="closing")
+    ledger.append(make_activity()).add_done_callback(lambda _: ledger.close())
+    deadline = time.monotonic() + 30
+    while [t for t in threading.enumerate() if t.name == "ledger closing"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with open_ledger(path, readonly=True) as again:
+        assert again.verify().rows == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

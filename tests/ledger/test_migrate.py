@@ -92,7 +92,7 @@ def test_many_processes_may_open_a_new_ledger_at_once(path):
         subprocess.Popen([sys.executable, APPENDER, path, "-", "5"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    said = [child.communicate(timeout=120) for child in children]
+    said = [child.communicate(timeout=240) for child in children]
     assert [(child.returncode, errors) for child, (_, errors) in zip(children, said, strict=True)] == [(0, "")] * 4
     with open_ledger(path, readonly=True) as ledger:
         result = ledger.verify()

@@ -162,6 +162,11 @@ def test_a_row_that_holds_no_activity_names_its_place(make_activity):
         activity_of({**row_of(make_activity()), **PLACE, "kind": "bribe"})
 
 
+def test_a_record_of_a_newer_version_is_refused(make_activity):
+    with pytest.raises(InputError, match=r"row 1 of writer 'w' is a record of version 2.*upgrade greenagent"):
+        activity_of({**row_of(make_activity(schema_version=2)), **PLACE})
+
+
 def test_time_text_sorts_as_time():
     times = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=n * 999_999) for n in range(50)]
     assert sorted(map(utc_text, reversed(times))) == [utc_text(t) for t in times]

@@ -22,6 +22,8 @@ from greenagent.ledger import default_url, open_ledger
         ("sqlite://", "in memory would forget"),
         ("sqlite:///:memory:", "in memory would forget"),
         (" ", "path is empty"),
+        ("sqlite://ledger.db", "three slashes"),
+        ("sqlite:///ledger.db?mode=ro", "takes no options, and mode was given"),
         ("postgresql://host:port/x", "cannot read the ledger's URL"),
     ],
 )

@@ -77,7 +77,7 @@ def _print_verification(name: str, result: Verification) -> None:
     for problem in result.problems:
         typer.echo(f"{problem.kind}: {problem.message}")
     signed = f" ({result.signatures} signatures checked)" if result.signatures else ""
-    counts = f"{result.rows} rows of {result.writers} writers in order, {result.checkpoints} checkpoints{signed}"
+    counts = f"rows in order {result.rows}, writers {result.writers}, checkpoints {result.checkpoints}{signed}"
     typer.echo(f"{'verified' if result.ok else 'NOT verified'}: {name}: {counts}")
 
 
@@ -97,8 +97,10 @@ def list_(
         found = list(_select(opened, since, until, kind, writer, newest_first=True, limit=limit))
     if json_output:
         emit_json([activity.model_dump(mode="json") for activity in found])
-    else:
+    elif found:
         _print_table(found)
+    else:
+        say(f"no activities in {opened.name}")
 
 
 def export(

@@ -79,7 +79,8 @@ class GroupCommit:
     def stop(self) -> None:
         """Commits what is queued, leaves a checkpoint of this chain, ends the thread."""
         self._mailbox.close()
-        self.thread.join()
+        if threading.current_thread() is not self.thread:  # it is when a callback closes the ledger
+            self.thread.join()
 
     def _run(self) -> None:
         while batch := self._mailbox.take(BATCH):

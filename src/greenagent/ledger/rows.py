@@ -30,6 +30,7 @@ GENESIS = "0" * 64
 COLUMNS = tuple(c.name for c in activities.c if c.name != "position")
 _HASHED = tuple(sorted(c for c in COLUMNS if c != "hash"))
 _PREFIX = b"greenagent activity 1\n"
+_RECORD_VERSION: int = Activity.model_fields["schema_version"].default
 _MAX_COUNT = 2**63 - 1
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -92,8 +93,16 @@ def row_of(activity: Activity) -> Row:
 
 
 def activity_of(row: Mapping[str, Any]) -> StoredActivity:
-    """The activity in ``row``. Raises `IntegrityError` when the row does not hold a valid one."""
+    """The activity in ``row``.
+
+    Raises `IntegrityError` when the row does not hold a valid one, and `InputError` for a record of a newer version.
+    """
     try:
+        if row["schema_version"] > _RECORD_VERSION:
+            raise InputError(
+                f"row {row['seq']} of writer {row['writer']!r} is a record of version {row['schema_version']}, and this "
+                f"greenagent knows none newer than {_RECORD_VERSION}: upgrade greenagent"
+            )
         return StoredActivity.model_validate(_fields(row))
     except (ValidationError, TypeError, ValueError) as error:
         reason = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors()) if isinstance(error, ValidationError) else error

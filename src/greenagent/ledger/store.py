@@ -83,6 +83,12 @@ def _parse(url: str | Path) -> URL:
 
 
 def _sqlite(url: URL, durability: Durability, must_exist: bool, readonly: bool, lock_timeout_s: float) -> Store:
+    if url.host:
+        raise InputError(
+            f"sqlite://{url.host} names a host: a file is sqlite:///PATH, with three slashes (four if it is absolute)"
+        )
+    if url.query:
+        raise InputError(f"a ledger's file takes no options, and {', '.join(url.query)} was given: sqlite:///PATH is all")
     if url.database in (None, "", ":memory:"):
         raise InputError("a ledger in memory would forget what it acknowledged: give a file, for example sqlite:///ledger.db")
     path = Path(str(url.database)).expanduser().absolute()
