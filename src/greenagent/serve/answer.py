@@ -16,8 +16,8 @@ from typing import Any, Literal, Protocol
 
 from greenagent.core.calls import NO_CALL, ToolCall
 from greenagent.core.engine import EngineRequest, FinishReason
-from greenagent.core.errors import EngineError
 from greenagent.core.interface import Interface
+from greenagent.serve.problems import ApiError
 
 __all__ = [
     "NO_TOOL_FITS",
@@ -77,6 +77,12 @@ class AnswerReader(Protocol):
     def feed(self, text: str) -> list[Delta]: ...
 
     def finish(self, reason: FinishReason, generated: int) -> Ending: ...
+
+
+def _disobeyed(text: str) -> ApiError:
+    """A forced answer that is no valid call: the schema wants what no grammar can say, or a stop text cut the call."""
+    message = f"the model's answer {text[:80]!r} is not a valid call although a grammar forced it"
+    return ApiError(500, message, code="invalid_answer")
 
 
 def _plain(reason: FinishReason) -> Literal["stop", "length"]:
@@ -143,7 +149,7 @@ class CompactReader:
             return self._again(deltas, generated)
         if cut:
             return Ending(deltas, "length")
-        raise EngineError(f"the model's answer {self._rest[:80]!r} is not a valid call although a grammar forced it")
+        raise _disobeyed(self._rest)
 
     def _again(self, deltas: list[Delta], generated: int) -> Ending:
         self._forced, self.broken, self._rest = True, False, ""
@@ -179,7 +185,7 @@ class JsonCallReader:
             return Ending([CallDelta.of(i, c) for i, c in enumerate(calls)], "tool_calls")
         if reason == "length":
             return Ending(reason="length")
-        raise EngineError(f"the model's answer {self._text[:80]!r} is not a valid call although a grammar forced it")
+        raise _disobeyed(self._text)
 
 
 class MixedReader:

@@ -134,7 +134,7 @@ class Gateway:
         """Records a request that failed and gives the error to answer with."""
         problem = as_api_error(error)
         if problem.status >= 500:
-            _log.error("request %s failed: %s", generation.id, error, exc_info=not isinstance(error, GreenagentError))
+            _log.error("request %s failed: %s", generation.id, error, exc_info=not isinstance(error, GreenagentError | ApiError))
         if not generation.settled:
             try:
                 await self.settle(generation, "error", stream=stream)

@@ -37,6 +37,10 @@ _LABELS = frozenset({"user", "safety_identifier", "prompt_cache_key", "metadata"
 _ECHOED: dict[str, tuple[Any, ...]] = {"refusal": (), "audio": (), "function_call": (), "annotations": ([],)}
 
 
+#: How pydantic calls the branches of unions in an error's location.
+_BRANCHES = frozenset({"str", "int", "float", "bool"})
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="allow")
 
@@ -163,7 +167,7 @@ def _path(location: Sequence[str | int]) -> str:
     for part in location:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part.isidentifier() and not part.startswith("_"):
+        elif part.isidentifier() and not part.startswith("_") and part not in _BRANCHES:
             text += f".{part}" if text else part
     return text
 
