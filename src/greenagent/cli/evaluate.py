@@ -128,7 +128,7 @@ async def _run(
 
 @asynccontextmanager
 async def _local(
-    model: str, task: Task, engine: str, threads: int | None, zone: str | None
+    model: str, task: Task, engine: str, threads: int | None, concurrency: int, zone: str | None
 ) -> AsyncIterator[tuple[Answerer, str]]:
     """A metered engine in a worker process, asked through the card's interface."""
     from greenagent.core.interface import Interface
@@ -191,9 +191,7 @@ def _check_tools(kind: str, trained: list[Tool], task: Task) -> None:
         )
     if missing:
         some = ", ".join(missing[:5])
-        say(
-            f"the model does not know {len(missing)} of the task's {len(task.tools)} tools ({some}): their examples count as wrong"
-        )
+        say(f"the model does not know {len(missing)} of the task's {len(task.tools)} tools ({some}): their examples are wrong")
 
 
 def _document(model: str, task: Task, total: Quality, parts: list[Quality]) -> dict[str, Any]:
