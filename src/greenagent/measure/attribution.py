@@ -76,8 +76,9 @@ class Attributor:
     Call `advance` just before the first `arrive` after a pause (so that the pause stays idle) and just before each `finish`.
     Not thread-safe: it belongs to the loop that owns the meter.
 
-    :param decode_weight: weight of a decode token when a prefill token weighs 1; ``None`` fits it from the steps seen.
-    :param forgetting: how fast old steps fade from the fit, per step.
+    Args:
+        decode_weight: weight of a decode token when a prefill token weighs 1; ``None`` fits it from the steps seen.
+        forgetting: how fast old steps fade from the fit, per step.
     """
 
     def __init__(self, decode_weight: float | None = None, *, forgetting: float = 0.999) -> None:
@@ -168,7 +169,8 @@ class Attributor:
         All are cumulative. ``host_cpu_s`` is the busy CPU time of the whole host for a meter of scope ``host``, ``None`` for one
         of scope ``process``. A CPU counter that went back is read as a restarted process. The first call sets the start only.
 
-        :raises InputError: the meter went back.
+        Raises:
+            InputError: the meter went back.
         """
         new = _Readings(meter_j, engine_cpu_s, gateway_cpu_s, host_cpu_s, now_s)
         old, self._last = self._last, new

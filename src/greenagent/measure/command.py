@@ -47,9 +47,12 @@ def run_command(command: Sequence[str], *, zone: str | None = None) -> CommandRe
 
     What background processes use after the command itself has ended is not in the figure.
 
-    :param zone: as in `greenagent.measure.measure`.
-    :raises CommandError: there is no such command, or it cannot be executed.
-    :raises InputError: the zone is unknown, or the command is empty.
+    Args:
+        zone: as in `greenagent.measure.measure`.
+
+    Raises:
+        CommandError: there is no such command, or it cannot be executed.
+        InputError: the zone is unknown, or the command is empty.
     """
     if not command:
         raise InputError("no command to measure: greenagent measure -- COMMAND ARGUMENTS...")

@@ -137,7 +137,8 @@ def _covers(cpuid: str, cpu: Cpu) -> bool:
 def detect(root: Path | str = "/") -> Cpu:
     """This machine's CPU; ``root`` is where ``proc/cpuinfo`` is looked for.
 
-    :raises EnvironmentalError: the CPU's data cannot be read at all.
+    Raises:
+        EnvironmentalError: the CPU's data cannot be read at all.
     """
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory_gb = psutil.virtual_memory().total / 1e9

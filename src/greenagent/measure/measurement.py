@@ -29,9 +29,12 @@ class Measurement:
     ``energy_j`` holds the tree's CPU share of the host's counters (or the CPU model's estimate, with the platform's idle floor in
     it: `floor_j`), and GPU boards as a whole.
 
-    :param sensors: read these instead of what this machine has.
-    :param root_pid: the tree; ``None`` is this process.
-    :raises InputError: the zone is unknown.
+    Args:
+        sensors: read these instead of what this machine has.
+        root_pid: the tree; ``None`` is this process.
+
+    Raises:
+        InputError: the zone is unknown.
     """
 
     def __init__(
@@ -59,7 +62,8 @@ class Measurement:
     def start(self) -> Self:
         """Begins to measure.
 
-        :raises InputError: it was started before, or there is no such process.
+        Raises:
+            InputError: it was started before, or there is no such process.
         """
         if self._window is not None:
             raise InputError(f"measurement {self.name!r} was started already: make a new one")
@@ -73,8 +77,11 @@ class Measurement:
     def follow(self, pid: int, opened: Sequence[Sensor]) -> Self:
         """Begins to measure a process launched just now, from its own start.
 
-        :param opened: the host's counters, opened before the launch; the CPU model is added where they hold no CPU.
-        :raises InputError: it was started before, or there is no such process.
+        Args:
+            opened: the host's counters, opened before the launch; the CPU model is added where they hold no CPU.
+
+        Raises:
+            InputError: it was started before, or there is no such process.
         """
         if self._window is not None:
             raise InputError(f"measurement {self.name!r} was started already: make a new one")
@@ -188,8 +195,11 @@ def measure(
             work()
         print(m.energy_j, m.power_w, m.duration_s, m.carbon_g, m.provenance)
 
-    :param zone: a country whose yearly carbon intensity gives grams; ``None`` takes ``$GREENAGENT_ZONE``, else no grams.
-    :param sensors: ``None`` takes what this machine has.
-    :raises InputError: the zone is unknown.
+    Args:
+        zone: a country whose yearly carbon intensity gives grams; ``None`` takes ``$GREENAGENT_ZONE``, else no grams.
+        sensors: ``None`` takes what this machine has.
+
+    Raises:
+        InputError: the zone is unknown.
     """
     return Measurement(name, zone=zone, sensors=sensors, clock=clock)

@@ -115,8 +115,11 @@ class Window:
 class Meter:
     """Reads several sensors as one. Thread-safe.
 
-    :param sensors: at least one; their names must differ.
-    :raises InputError: no sensors, or two of one name.
+    Args:
+        sensors: at least one; their names must differ.
+
+    Raises:
+        InputError: no sensors, or two of one name.
     """
 
     def __init__(self, sensors: Sequence[Sensor], clock: Clock | None = None) -> None:

@@ -107,7 +107,8 @@ class ProcessTree:
     total of reaped children. A descendant that outlives its parent stays in the tree. A read costs about 20 µs per live process.
     Thread-safe.
 
-    :raises InputError: there is no process ``pid``.
+    Raises:
+        InputError: there is no process ``pid``.
     """
 
     def __init__(self, pid: int, *, rescan_s: float = 0.5) -> None:
@@ -208,7 +209,8 @@ def tree_cpu_s(pid: int) -> float:
     Cumulative: take differences. One `ProcessTree` per pid is kept between calls, so that the value never goes back and a root
     that ended keeps its last value.
 
-    :raises InputError: there is no such process, and there was none at an earlier call.
+    Raises:
+        InputError: there is no such process, and there was none at an earlier call.
     """
     usage = _read(pid)
     with _trees_lock:
@@ -238,7 +240,8 @@ def host_cpu_s() -> float:
 def cgroup_memory_gb(path: Path | str = "/sys/fs/cgroup") -> float:
     """Memory that a version 2 control group holds (``memory.current``), in 10^9 bytes.
 
-    :raises EnvironmentalError: the file cannot be read.
+    Raises:
+        EnvironmentalError: the file cannot be read.
     """
     file = Path(path) / "memory.current"
     try:
@@ -250,8 +253,11 @@ def cgroup_memory_gb(path: Path | str = "/sys/fs/cgroup") -> float:
 def cgroup_cpu_s(path: Path | str = "/sys/fs/cgroup") -> float:
     """CPU seconds used by a version 2 control group (``cpu.stat``, ``usage_usec``) since it was made.
 
-    :param path: the group's directory; the default is a container's own group.
-    :raises EnvironmentalError: there is no ``cpu.stat`` there, or it holds no ``usage_usec``.
+    Args:
+        path: the group's directory; the default is a container's own group.
+
+    Raises:
+        EnvironmentalError: there is no ``cpu.stat`` there, or it holds no ``usage_usec``.
     """
     file = Path(path) / "cpu.stat"
     try:

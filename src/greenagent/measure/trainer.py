@@ -31,8 +31,11 @@ class EnergyCallback(TrainerCallback):  # type: ignore[misc]
     Each entry of the log history gets ``energy_j`` (since the training began), ``power_w`` (mean), ``carbon_g`` where the zone is
     known, and ``energy_source``; other callbacks see the numbers. A run that resumes from a checkpoint counts from there on.
 
-    :param zone: as in `greenagent.measure.measure`; an unknown one is an error at once, not after hours of training.
-    :raises InputError: the zone is unknown.
+    Args:
+        zone: as in `greenagent.measure.measure`; an unknown one is an error at once, not after hours of training.
+
+    Raises:
+        InputError: the zone is unknown.
     """
 
     def __init__(self, *, zone: str | None = None, sensors: Sequence[Sensor] | None = None, clock: Clock | None = None) -> None:
@@ -44,7 +47,8 @@ class EnergyCallback(TrainerCallback):  # type: ignore[misc]
     def measurement(self) -> Measurement:
         """The run's figures, also while it trains.
 
-        :raises InputError: no training has begun.
+        Raises:
+            InputError: no training has begun.
         """
         if self._measurement is None:
             raise InputError("no training has begun: hand this callback to a Trainer and call train()")

@@ -62,7 +62,8 @@ def counters() -> list[Sensor]:
 def discover(root_pid: int | None = None) -> list[Sensor]:
     """The best sensors for a process tree's machine: counters where readable, and the CPU model where the CPU has none.
 
-    :param root_pid: the tree the CPU model counts; ``None`` is this process.
+    Args:
+        root_pid: the tree the CPU model counts; ``None`` is this process.
     """
     found = counters()
     if not any(s.name == "rapl" for s in found):
@@ -74,8 +75,9 @@ def discover(root_pid: int | None = None) -> list[Sensor]:
 def tree_sensors(tree: ProcessTree, opened: Sequence[Sensor] | None = None, *, from_start: bool = False) -> list[Sensor]:
     """Sensors for the joules of one process tree: its CPU share of host counters, or the CPU model; GPU boards as a whole.
 
-    :param opened: counters opened before; ``None`` opens them.
-    :param from_start: the tree's CPU time counts from its start, not from now.
+    Args:
+        opened: counters opened before; ``None`` opens them.
+        from_start: the tree's CPU time counts from its start, not from now.
     """
     found: list[Sensor] = []
     for sensor in counters() if opened is None else opened:
@@ -113,9 +115,10 @@ def sensor_names() -> list[str]:
 def open_sensor(name: str) -> Sensor:
     """Opens the sensor registered as ``name``, for example ``rapl``, ``nvml``, ``cpu_model``, ``amd``, ``apple``, ``jetson``.
 
-    :raises InputError: no sensor has that name.
-    :raises MissingExtraError: its package is not installed.
-    :raises EnvironmentalError: this machine does not let it be read.
+    Raises:
+        InputError: no sensor has that name.
+        MissingExtraError: its package is not installed.
+        EnvironmentalError: this machine does not let it be read.
     """
     registered = _registered()
     if name not in registered:

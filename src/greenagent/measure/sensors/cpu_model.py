@@ -46,15 +46,18 @@ class Parts:
 class CpuModelSensor:
     """Estimated joules of a process tree, or of a control group, since the sensor was made.
 
-    :param root_pid: the root of the tree; ``None`` is this process.
-    :param cgroup: the directory of a version 2 control group to count instead of a process tree.
-    :param from_start: count CPU time since the root process started, not since now (for a command just launched).
-    :param row: the watts; ``None`` looks this machine's CPU up.
-    :param cpu: the machine; ``None`` detects it.
-    :param cpu_time: replaces the source of CPU seconds.
-    :param memory_gb: replaces the source of the memory held.
-    :raises InputError: there is no process ``root_pid``.
-    :raises EnvironmentalError: the control group or the CPU's data cannot be read.
+    Args:
+        root_pid: the root of the tree; ``None`` is this process.
+        cgroup: the directory of a version 2 control group to count instead of a process tree.
+        from_start: count CPU time since the root process started, not since now (for a command just launched).
+        row: the watts; ``None`` looks this machine's CPU up.
+        cpu: the machine; ``None`` detects it.
+        cpu_time: replaces the source of CPU seconds.
+        memory_gb: replaces the source of the memory held.
+
+    Raises:
+        InputError: there is no process ``root_pid``.
+        EnvironmentalError: the control group or the CPU's data cannot be read.
     """
 
     name = "cpu_model"

@@ -35,10 +35,13 @@ class _Board:
 class NvmlSensor:
     """Joules of the NVIDIA boards of this host (those that NVML lists).
 
-    :param nvml: the NVML module; ``None`` imports ``pynvml``.
-    :param integrate_every_s: how often a background thread reads the power of boards that have no counter; none runs otherwise.
-    :raises MissingExtraError: ``nvidia-ml-py`` is not installed.
-    :raises EnvironmentalError: no driver or no board is there, or NVML refuses.
+    Args:
+        nvml: the NVML module; ``None`` imports ``pynvml``.
+        integrate_every_s: how often a background thread reads the power of boards that have no counter; none runs otherwise.
+
+    Raises:
+        MissingExtraError: ``nvidia-ml-py`` is not installed.
+        EnvironmentalError: no driver or no board is there, or NVML refuses.
     """
 
     name = "nvml"

@@ -62,8 +62,11 @@ class RaplSensor:
     Read it more often than it wraps around (an hour at 70 W for the usual range of 262 kJ): of two wraps between two reads one is
     missed.
 
-    :param root: the powercap directory.
-    :raises EnvironmentalError: no package counter is there, or it may not be read; the message has the fix.
+    Args:
+        root: the powercap directory.
+
+    Raises:
+        EnvironmentalError: no package counter is there, or it may not be read; the message has the fix.
     """
 
     name = "rapl"

@@ -17,7 +17,8 @@ _REPLAY = Provenance(kind="measured", source="replay", relative_uncertainty=0.0)
 class ReplaySensor:
     """Returns the given cumulative joules one after the other, then the last one for ever.
 
-    :raises EnvironmentalError: on `read_j` when there are no readings, or when a reading would go back.
+    Raises:
+        EnvironmentalError: on `read_j` when there are no readings, or when a reading would go back.
     """
 
     def __init__(

@@ -19,9 +19,10 @@ class ShareSensor:
     The host's idle power goes with the same share, as in Kepler's model of CPU-time attribution. Read it regularly: between two
     reads the share is taken as constant.
 
-    :param sensor: a counter of scope ``host``; closed together with this one.
-    :param tree_cpu: cumulative CPU seconds of the tree.
-    :param host_cpu: cumulative busy CPU seconds of the host.
+    Args:
+        sensor: a counter of scope ``host``; closed together with this one.
+        tree_cpu: cumulative CPU seconds of the tree.
+        host_cpu: cumulative busy CPU seconds of the host.
     """
 
     scope: Literal["host", "process"] = "process"

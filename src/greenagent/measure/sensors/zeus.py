@@ -47,8 +47,9 @@ class ZeusSensor:
 def amd() -> ZeusSensor:
     """All AMD GPUs that report joules (ROCm 6.2 or later).
 
-    :raises MissingExtraError: zeus is not installed.
-    :raises EnvironmentalError: no such GPU is there.
+    Raises:
+        MissingExtraError: zeus is not installed.
+        EnvironmentalError: no such GPU is there.
     """
     module = _load("zeus.device.gpu.amd")
     if not module.amdsmi_is_available():
@@ -62,8 +63,9 @@ def amd() -> ZeusSensor:
 def apple() -> ZeusSensor:
     """An Apple silicon chip: CPU, GPU, neural engine and memory.
 
-    :raises MissingExtraError: zeus or ``zeus-apple-silicon`` is not installed.
-    :raises EnvironmentalError: this is not such a machine.
+    Raises:
+        MissingExtraError: zeus or ``zeus-apple-silicon`` is not installed.
+        EnvironmentalError: this is not such a machine.
     """
     module = _load("zeus.device.soc.apple")
     if not module.apple_silicon_is_available():
@@ -80,8 +82,9 @@ def apple() -> ZeusSensor:
 def jetson() -> ZeusSensor:
     """An NVIDIA Jetson board: the total rail, or CPU and GPU where there is none.
 
-    :raises MissingExtraError: zeus is not installed.
-    :raises EnvironmentalError: this is not such a board.
+    Raises:
+        MissingExtraError: zeus is not installed.
+        EnvironmentalError: this is not such a board.
     """
     module = _load("zeus.device.soc.jetson")
     if not module.jetson_is_available():

@@ -71,7 +71,8 @@ def zones() -> list[Intensity]:
 def lookup(zone: str | None) -> Intensity | None:
     """The intensity of ``zone``; of ``$GREENAGENT_ZONE`` when ``zone`` is ``None``; ``None`` when neither is given.
 
-    :raises InputError: the zone is not in the table; the message names the nearest ones.
+    Raises:
+        InputError: the zone is not in the table; the message names the nearest ones.
     """
     asked, origin = (zone, "zone") if zone is not None else (os.environ.get(ZONE_VARIABLE), f"zone in {ZONE_VARIABLE}")
     if asked is None or (zone is None and not asked.strip()):
