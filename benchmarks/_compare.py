@@ -285,23 +285,29 @@ def _model_facts(card: ModelCard) -> dict[str, Any]:
 
 def notes(head: dict[str, Any], rounds: Sequence[dict[str, Any]]) -> list[str]:
     """How the figures came about, in sentences that stand beside the table."""
-    machine, power = head["machine"], head["power"]
+    machine, power, count = head["machine"], head["power"], len(rounds)
     provenance = power["provenance"]
     sure = provenance["relative_uncertainty"]
     about = "" if sure is None else f", uncertain by about {sure:.0%}"
+    spoken = f"Medians of {count} rounds" if count > 1 else "One round"
     found = [
-        f"Medians of {len(rounds)} rounds in one run on {machine['threads']} threads of {machine['cpu']} "
-        f"({machine['memory_gb']:.1f} GB), asked over HTTP with all tools in every request, {CONCURRENCY} at a time.",
+        f"{spoken} in one run on {machine['threads']} threads of {machine['cpu']} ({machine['memory_gb']:.1f} GB), asked over "
+        f"HTTP with all tools in every request, {CONCURRENCY} at a time.",
         f"Joules are {provenance['kind']}{about} ({provenance['source']}); engine: its process, total: with the gateway.",
     ]
     if "floor_w" in power:
         found.append(
-            f"The idle platform's {power['floor_w']:.2g} W while busy are in every figure, in the baseline's too; on one machine "
-            "ratios of joules do not depend on the uncertain watts as such, but on CPU time and duration."
+            f"The idle platform's {power['floor_w']:.2g} W while busy are in every figure, the baseline's too; the scale of the "
+            "watts cancels in ratios, which come from CPU time and, through that floor, from duration."
         )
     if rounds[0]["transformers"]:
         settings, used = len(rounds[0]["transformers"]), rounds[0]["transformers"][0]["examples"]
-        found.append(f"transformers: the cheapest of {settings} settings on {used} of the examples, waiting threads asleep.")
+        found.append(
+            f"transformers: the cheapest of {settings} settings on {used} of the examples, batches of like length, waiting "
+            "threads asleep, no gateway."
+        )
+    busiest = max(f["others_cores"] for r in rounds for f in (r[TEACHER], r[STUDENT], *r["transformers"]))
+    found.append(f"Other processes used at most {busiest:.0%} of a core meanwhile.")
     if not head["idle_check"]["idle"]:
         found.append("The machine was NOT idle: these figures are not for comparison.")
     if head.get("differs"):
