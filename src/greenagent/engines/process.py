@@ -80,9 +80,11 @@ class WorkerProcess:
         self._reader.join(1.0)
         return code
 
-    def last_words(self, lines: int = 8) -> str:
-        """The last lines of stderr, in one line."""
-        return " | ".join([line for line in list(self._lines) if line.strip()][-lines:])
+    def last_words(self) -> str:
+        """What stderr says about the end, in one line: the headline of a crash, else its last lines."""
+        lines = [line.strip() for line in list(self._lines) if line.strip()]
+        fatal = next((i for i, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+        return " | ".join(lines[-4:] if fatal is None else lines[fatal : fatal + 4])
 
     def _read_stderr(self) -> None:
         stream = self._process.stderr
