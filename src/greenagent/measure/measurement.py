@@ -88,7 +88,7 @@ class Measurement:
         self.started_at = self._clock.now()
         at_s = self._clock.monotonic_s()
         self._tree = ProcessTree(pid)
-        sensors = tree_sensors(self._tree, opened, from_start=True) if self._sensors is None else self._sensors
+        sensors = tree_sensors(self._tree, opened, started_s=at_s) if self._sensors is None else self._sensors
         self._meter = Meter(sensors, self._clock)
         split = any(isinstance(s, CpuModelSensor) for s in sensors)
         zero = Reading(at_s, {s.name: 0.0 for s in sensors}, 0.0 if split else None)

@@ -22,9 +22,9 @@ class Work:
     def __init__(self) -> None:
         self.cpu_s, self.gb = 100.0, 1.0
 
-    def sensor(self, clock: ManualClock, from_start: bool = False) -> CpuModelSensor:
+    def sensor(self, clock: ManualClock, started_s: float | None = None) -> CpuModelSensor:
         return CpuModelSensor(
-            row=ROW, cpu=CPU, clock=clock, cpu_time=lambda: self.cpu_s, memory_gb=lambda: self.gb, from_start=from_start
+            row=ROW, cpu=CPU, clock=clock, cpu_time=lambda: self.cpu_s, memory_gb=lambda: self.gb, started_s=started_s
         )
 
 
@@ -68,7 +68,10 @@ def test_the_cpu_time_never_goes_back() -> None:
 
 def test_from_start_counts_what_the_process_used_before() -> None:
     clock, work = ManualClock(), Work()
-    assert work.sensor(clock, from_start=True).read_parts().cpu_s == 100
+    clock.advance(5)
+    parts = work.sensor(clock, started_s=2.0).read_parts()
+    assert parts.cpu_s == 100
+    assert parts.floor_j == 2.0 * 3
 
 
 def test_provenance_says_model_row_and_spread() -> None:

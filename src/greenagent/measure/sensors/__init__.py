@@ -72,19 +72,19 @@ def discover(root_pid: int | None = None) -> list[Sensor]:
     return found
 
 
-def tree_sensors(tree: ProcessTree, opened: Sequence[Sensor] | None = None, *, from_start: bool = False) -> list[Sensor]:
+def tree_sensors(tree: ProcessTree, opened: Sequence[Sensor] | None = None, *, started_s: float | None = None) -> list[Sensor]:
     """Sensors for the joules of one process tree: its CPU share of host counters, or the CPU model; GPU boards as a whole.
 
     Args:
         opened: counters opened before; ``None`` opens them.
-        from_start: the tree's CPU time counts from its start, not from now.
+        started_s: the tree was launched at this monotonic second: count from then, not from now.
     """
     found: list[Sensor] = []
     for sensor in counters() if opened is None else opened:
         shared = sensor.name == "rapl"
-        found.append(ShareSensor(sensor, tree.cpu_s, from_start=from_start) if shared else sensor)
+        found.append(ShareSensor(sensor, tree.cpu_s, from_start=started_s is not None) if shared else sensor)
     if not any(s.name == "rapl" for s in found):
-        found.append(CpuModelSensor(cpu_time=tree.cpu_s, memory_gb=tree.resident_gb, from_start=from_start))
+        found.append(CpuModelSensor(cpu_time=tree.cpu_s, memory_gb=tree.resident_gb, started_s=started_s))
     return found
 
 

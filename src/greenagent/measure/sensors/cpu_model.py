@@ -49,7 +49,7 @@ class CpuModelSensor:
     Args:
         root_pid: the root of the tree; ``None`` is this process.
         cgroup: the directory of a version 2 control group to count instead of a process tree.
-        from_start: count CPU time since the root process started, not since now (for a command just launched).
+        started_s: count from the start of the root process, which was at this monotonic second, and not from now.
         row: the watts; ``None`` looks this machine's CPU up.
         cpu: the machine; ``None`` detects it.
         cpu_time: replaces the source of CPU seconds.
@@ -68,7 +68,7 @@ class CpuModelSensor:
         root_pid: int | None = None,
         *,
         cgroup: Path | str | None = None,
-        from_start: bool = False,
+        started_s: float | None = None,
         row: PowerRow | None = None,
         cpu: Cpu | None = None,
         clock: Clock | None = None,
@@ -87,10 +87,10 @@ class CpuModelSensor:
             tree = ProcessTree(root_pid or os.getpid())
             cpu_time, memory_gb = tree.cpu_s, memory_gb or tree.resident_gb
         self._cpu_time, self._memory_gb = cpu_time, memory_gb
-        self._start_cpu_s = 0.0 if from_start else cpu_time()
+        self._start_cpu_s = cpu_time() if started_s is None else 0.0
         self._cpu_s = self._floor_j = 0.0
         self._memory_w = 0.0
-        self._at_s = self._next_memory_s = self._clock.monotonic_s()
+        self._at_s = self._next_memory_s = self._clock.monotonic_s() if started_s is None else started_s
         of = f"cgroup {cgroup}" if cgroup is not None else "process tree"
         self.provenance = Provenance(
             kind="estimated",

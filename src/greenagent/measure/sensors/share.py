@@ -23,6 +23,7 @@ class ShareSensor:
         sensor: a counter of scope ``host``; closed together with this one.
         tree_cpu: cumulative CPU seconds of the tree.
         host_cpu: cumulative busy CPU seconds of the host.
+        from_start: the tree's CPU time counts from its start, not from now.
     """
 
     scope: Literal["host", "process"] = "process"
