@@ -136,7 +136,7 @@ async def test_an_endpoint_that_refuses_or_is_not_there(serve: Any, unused_tcp_p
     served = await serve()
     with pytest.raises(RequestError, match="no model 'huge'"):
         await bench(BenchOptions(url=served.url, model="huge"), PROMPTS)
-    with pytest.raises(EngineError, match="cannot|answer"):
+    with pytest.raises(EngineError, match=r"cannot|answer"):
         await bench(BenchOptions(url=f"http://127.0.0.1:{unused_tcp_port}"), PROMPTS)
     with pytest.raises(InputError, match="not a URL"):
         await bench(BenchOptions(url="localhost:8080"), PROMPTS)

@@ -1,7 +1,7 @@
 """Serving: an OpenAI-compatible gateway that knows what every request cost, and a load generator.
 
-`request` (what may be asked) -> `dialect` (how it is put to this model; `toolset`, `grammar`) -> `metered` (the engine in its
-worker,
+`request` (what may be asked; `tools_memo`) -> `dialect` (how it is put to this model; `toolset`, `grammar`) -> `metered` (the
+engine in its worker,
 joules per request) -> `generation` with `answer` (text to content and tool calls, the committed record) -> `wire` (OpenAI's
 bytes).
 `gateway` holds them together behind HTTP, `server` runs it (sockets, signals, idle joules), `keys`, `problems` and

@@ -16,7 +16,6 @@ from typing import Any, Literal, Protocol
 
 from greenagent.core.calls import NO_CALL, ToolCall
 from greenagent.core.engine import EngineRequest, FinishReason
-from greenagent.core.interface import Interface
 from greenagent.serve.problems import ApiError
 
 __all__ = [
@@ -104,29 +103,32 @@ class TextReader:
 class CompactReader:
     """Reads a specialised model's labels or compact calls, line by line; each valid line is let out when it is complete.
 
+    :param parse: the calls on a line, ``None`` when it is not valid.
     :param allowed: whether a call may be answered (declared, valid arguments, the named tool).
     :param force: makes the second request: from the valid lines so far and the tokens already spent.
     :param forced: whether the first request is under a grammar already.
+    :param longest: no valid line has more characters.
     """
 
     def __init__(
         self,
-        interface: Interface,
+        parse: Callable[[str], list[ToolCall] | None],
         allowed: Callable[[ToolCall], bool],
         *,
         allow_none: bool,
         force: Callable[[Sequence[str], int], EngineRequest],
         forced: bool,
+        longest: int | None = None,
     ) -> None:
         self.broken = False
-        self._interface = interface
+        self._parse = parse
         self._allowed = allowed
         self._allow_none = allow_none
         self._force = force
         self._forced = forced
         self._lines: list[str] = []
         self._rest = ""
-        self._longest = max(map(len, interface.labels)) if interface.kind == "label" else None
+        self._longest = longest
 
     def feed(self, text: str) -> list[Delta]:
         self._rest += text
@@ -156,7 +158,7 @@ class CompactReader:
         return Ending(deltas, again=self._force(self._lines, generated), keep=bool(self._lines))
 
     def _take(self, line: str) -> list[Delta]:
-        calls = self._interface.parse_answer(line)
+        calls = self._parse(line)
         if not line and self._lines:
             return []
         if not calls or not self._allowed(calls[0]):

@@ -31,6 +31,7 @@ from greenagent.serve.metered import MeteredClient
 from greenagent.serve.problems import ApiError, as_api_error
 from greenagent.serve.request import ChatRequest, parse_request
 from greenagent.serve.telemetry import Telemetry
+from greenagent.serve.tools_memo import ToolsMemo
 from greenagent.serve.wire import ChunkWriter, completion_body
 
 __all__ = ["Gateway", "GatewaySettings", "build_app"]
@@ -66,6 +67,7 @@ class Gateway:
         self._ledger = ledger
         self._clock = clock or SystemClock()
         self._dialect = dialect_for(settings.interface)
+        self._memo = ToolsMemo()
         self._in_flight = 0
         self._created = int(time.time())
         self.telemetry = Telemetry(settings.model, lambda: self._in_flight, settings.max_batch)
@@ -82,7 +84,7 @@ class Gateway:
         try:
             self.authorize(request)
             self._check_room()
-            body = parse_request(await self._read_body(request))
+            body = parse_request(await self._read_body(request), self._memo)
             self._check_model(body.model)
             generation_id = new_request_id()
             plan = self._dialect.plan(body, generation_id)

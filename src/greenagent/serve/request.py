@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from greenagent.core.calls import ToolCall
 from greenagent.core.errors import RequestError, nearest
 from greenagent.core.interface import Message
+from greenagent.serve.tools_memo import ToolsMemo
 
 __all__ = ["ChatRequest", "StreamOptions", "parse_request", "to_messages"]
 
@@ -111,14 +112,14 @@ class _NamedTool(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A valid request. ``tools`` stay raw here: they are compared whole with those seen before, which costs less than parsing
+    """A request. ``tools`` stay raw here: they are compared whole with those seen before, which costs less than parsing
     them."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str
     messages: Annotated[list[_MessageIn], Field(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | Literal[True] | None = None
     tool_choice: Literal["none", "auto", "required"] | _NamedTool | None = None
     parallel_tool_calls: bool | None = None
     stream: bool | None = None
@@ -131,6 +132,11 @@ class ChatRequest(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     logprobs: bool | None = None
     response_format: _ResponseFormat | None = None
+
+    @property
+    def tool_entries(self) -> list[dict[str, Any]]:
+        """The declared tools; empty when there are none."""
+        return self.tools if isinstance(self.tools, list) else []
 
     @property
     def include_usage(self) -> bool:
@@ -184,14 +190,29 @@ def _refuse_extras(
         )
 
 
-def parse_request(body: bytes) -> ChatRequest:
-    """Reads a request's body.
+def parse_request(body: bytes, memo: ToolsMemo | None = None) -> ChatRequest:
+    """Reads a request's body. With a ``memo``, tools that were sent before are the same list object again and cost no parsing.
 
     Raises:
         RequestError: not JSON, a wrong type or value, or a parameter that is not supported; ``param`` names it.
     """
+    shortened, tools = memo.cut(body) if memo is not None else (body, None)
+    request = _validated(shortened)
+    if tools is not None and request.tools is True:
+        request.tools = tools
+    elif tools is not None:  # the known text was not the value of the request's own "tools"
+        request = _validated(body)
+    if request.tools is True:
+        raise RequestError("tools: Input should be a valid list (got True)", "tools")
+    if memo is not None and tools is None and request.tools:
+        memo.learn(body, request.tools)
+    _check(request)
+    return request
+
+
+def _validated(body: bytes) -> ChatRequest:
     try:
-        request = ChatRequest.model_validate_json(body)
+        return ChatRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["type"] == "json_invalid":
@@ -199,19 +220,18 @@ def parse_request(body: bytes) -> ChatRequest:
         path = _path(first["loc"])
         shown = "" if first["type"] == "missing" else f" (got {str(first.get('input'))[:60]!r})"
         raise RequestError(f"{path or 'body'}: {first['msg']}{shown}", path or None) from error
-    known = list(ChatRequest.model_fields)
-    _refuse_extras(request.model_extra, _NEUTRAL, known)
+
+
+def _check(request: ChatRequest) -> None:
+    """What one field alone cannot say."""
+    _refuse_extras(request.model_extra, _NEUTRAL, list(ChatRequest.model_fields))
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options is only allowed when stream is true", "stream_options")
     if request.choice in ("auto", "required", "named") and request.tool_choice is not None and not request.tools:
         raise RequestError("tool_choice is only allowed with tools", "tool_choice")
-    if (
-        request.response_format is not None
-        and request.response_format.type == "json_schema"
-        and request.response_format.json_schema is None
-    ):
+    wanted = request.response_format
+    if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
         raise RequestError("response_format of type json_schema needs json_schema", "response_format.json_schema")
-    return request
 
 
 def to_messages(request: ChatRequest) -> list[Message]:

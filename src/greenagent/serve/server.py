@@ -86,7 +86,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror as error:
         raise InputError(f"cannot listen on {host!r}: {error.strerror}") from error
-    # The protocol must be named: asyncio turns Nagle's delay (40 ms before the second piece of a stream) off only for sockets that say TCP.
+    # The protocol is named because asyncio turns Nagle's delay (40 ms in the middle of a stream) off only where it is TCP.
     opened = socket.socket(family, kind, protocol)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -227,6 +227,7 @@ def _config(gateway: Gateway, options: ServeOptions) -> uvicorn.Config:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(options.grace_s),

@@ -61,7 +61,7 @@ class Toolsets:
             RequestError: an entry is not a function with a JSON schema, or two have one name.
         """
         for key, (known, toolset) in reversed(self._seen.items()):
-            if known == raw:
+            if known is raw or known == raw:
                 self._seen.move_to_end(key)
                 return toolset
         toolset = Toolset(read_tools(raw))

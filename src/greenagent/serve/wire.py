@@ -14,8 +14,7 @@ from greenagent.serve.generation import Generation
 __all__ = ["ChunkWriter", "completion_body", "usage_of"]
 
 
-def _dump(data: Any) -> str:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _encode(text: str) -> bytes:
