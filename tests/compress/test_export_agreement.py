@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from greenagent.compress.export.agreement import TIE_NAT, EngineAnswer, _explain, check_agreement, compare
+from greenagent.compress.export.agreement import EXACT, TIE_NAT, EngineAnswer, _explain, check_agreement, compare
 from greenagent.compress.export.gguf import export_gguf
 from greenagent.core.errors import ModelError
 
@@ -98,7 +98,7 @@ def figures(different: int, ties: int, gap: float | None, read: int = 0) -> dict
     [
         (figures(0, 0, None), figures(0, 0, None), ["On 100 of 100", "full-precision weights 100 of 100 are the same."]),
         (figures(2, 2, 0.05), figures(5, 1, 1.0), ["On 98 of 100", "2 others 2 first differ at a tie", "cost of quantization"]),
-        (figures(3, 1, 0.75), figures(3, 1, 0.75), ["2 by more, up to 0.75 nat, which rounding does not explain"]),
+        (figures(3, 1, 0.75), figures(3, 1, 0.75), ["2 by more (up to 0.75 nat)"]),
         (figures(0, 0, None, read=4), figures(0, 0, None), ["reads 4 prompts as other tokens"]),
     ],
 )
@@ -106,6 +106,43 @@ def test_the_explanation_says_what_the_figures_say(served: dict[str, Any], full:
     text = _explain({"engine": "openvino", "file": "m.gguf", "against_served": served, "against_full": full})
     assert all(part in text for part in parts), text
     assert ("cost of quantization" in text) == (full["sequences_different"] > served["sequences_different"])
+
+
+@pytest.mark.parametrize(
+    ("left", "part"), [(0, "100 of 100: the difference is the engine's"), (1, "99 of 100: reduced precision is not")]
+)
+def test_the_explanation_names_reduced_precision(left: int, part: str) -> None:
+    served, exact = figures(3, 1, 0.75), figures(left, 0, 0.5)
+    report = {
+        "engine": "openvino",
+        "file": "m.gguf",
+        "against_served": served,
+        "exact_against_served": exact,
+        "against_full": served,
+    }
+    assert part in _explain(report)
+
+
+def test_differences_beyond_ties_are_tried_in_exact_arithmetic(
+    tmp_path: Path, model: Any, tokenizer: Any, greedy: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    async def engine(_dir: Path, _prompts: Any, _max: int, _engine: str, options: Any = None) -> list[EngineAnswer]:
+        asked.append(options)
+        return answers(greedy if options else [[least_likely], *greedy[1:]], tokenizer)
+
+    with torch.no_grad():
+        least_likely = int(model(tokenizer(PROMPTS[0], return_tensors="pt").input_ids).logits[0, -1].argmin())
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    export_gguf(model, tokenizer, tmp_path / "m.gguf", "F16", "tiny")
+    monkeypatch.setattr("greenagent.compress.export.agreement._engine_answers", engine)
+    report = check_agreement(tmp_path, PROMPTS, max_tokens=LENGTH)
+    assert asked == [None, EXACT["openvino"]]
+    assert report["against_served"]["sequences_different"] == 1
+    assert report["exact_against_served"]["sequences_different"] == 0
+    assert "the difference is the engine's reduced precision" in report["explanation"]
 
 
 def test_a_directory_without_gguf_or_without_prompts_is_refused(

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from greenagent.compress.export.tokenizer_json import load_json, merge_pairs, with_digit_split
 from greenagent.compress.prune.vocabulary import trim_tokenizer, trim_vocabulary
 from greenagent.core.errors import ModelError
+from greenagent.engines.models import embedded_gguf
 
 SENTENCES = [
     "how do i set a timer for ten minutes",
@@ -183,3 +184,18 @@ def test_the_digit_rule_is_added_once() -> None:
     assert load_json(split)["pre_tokenizer"] == data["pre_tokenizer"]
     assert with_digit_split(split) is split
     assert split.eos_token == "<|end|>"
+
+
+@pytest.mark.model
+def test_the_embedded_models_tokenizer_is_trimmed_alike() -> None:
+    file = embedded_gguf()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    corpus = [f"{text}\n" for text in SENTENCES] + ["set timer|minutes=10<|im_end|>"]
+    small, kept = trim_tokenizer(tokenizer, corpus)
+    assert 235 < len(kept) < 500
+    for text in corpus:
+        assert [kept[i] for i in small(text).input_ids] == tokenizer(text).input_ids
+    for text in ["Unseen wörds, 価格は1,234円 ½ 🚀", "<|im_start|>user\n<repo_name>"]:
+        assert small.decode(small(text).input_ids) == text
+    assert small.eos_token_id == small.get_vocab()["<|im_end|>"]
+    assert small.chat_template == tokenizer.chat_template

@@ -1,8 +1,8 @@
 """Models written as GGUF, which OpenVINO GenAI, llama.cpp, Ollama and LM Studio read.
 
 Covers the Llama architecture with a byte-level BPE. Norms are F32; linear weights and the embedding take the asked format, except
-that ``Q4_0`` keeps embedding and output projection in Q8_0, as llama.cpp does in spirit: they decide which token is answered, and
-a trimmed vocabulary makes them small. K-quants, other architectures and rope scaling are not covered.
+that ``Q4_0`` keeps embedding and output projection in Q8_0 (llama.cpp keeps them finer too): they decide which token is
+answered, and a trimmed vocabulary makes them small. K-quants, other architectures and rope scaling are not covered.
 """
 
 from __future__ import annotations
