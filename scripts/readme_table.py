@@ -19,6 +19,7 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- figures: begin (scripts/readme_table.py) -->", "<!-- figures: end -->"
 COLUMNS = ("Model", "Parameters", "Size", "Quality (95% interval)", "Token/s", "J per correct, engine", "J per correct, total")
+TARGETS_HEAD = ("| Target | Asked | Reached (least–most of the rounds) | Met |", "|---|---:|---:|---|")
 UNKNOWN = "unknown"
 NONE_YET = "No results are committed yet."
 
@@ -79,11 +80,25 @@ def table(path: Path) -> str | None:
     if not rows:
         return None
     head = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
-    notes = [str(note) for note in data.get("notes", [])]
+    parts = [f"**{data.get('title', path.stem)}**", "\n".join([*head, *map(line, rows)])]
+    if data.get("targets"):
+        parts.append("\n".join([*TARGETS_HEAD, *map(target, data["targets"])]))
     source = f"From `benchmarks/results/{path.name}`" + (f", commit `{data['commit']}`" if data.get("commit") else "") + "."
-    asked = targets(data.get("targets", []))
-    title = f"**{data.get('title', path.stem)}**"
-    return "\n".join([title, "", *head, *map(line, rows), *asked, "", " ".join([*notes, source])])
+    parts.append(" ".join([*map(str, data.get("notes", [])), source]))
+    return "\n\n".join(parts)
+
+
+def target(row: dict[str, Any]) -> str:
+    """One target as Markdown: what was asked, and what was reached with the extremes over the rounds."""
+    unit = row.get("unit", "")
+
+    def figure(value: float) -> str:
+        return f"{value:.1%}" if unit == "%" else f"{value:.2f}{unit}"
+
+    low, high = figure(row["min"]), figure(row["max"])
+    reached = figure(row["achieved"]) + (f" ({low}–{high})" if low != high else "")
+    asked = f"{row['relation'].replace('>=', '≥').replace('<=', '≤')} {figure(row['asked'])}"
+    return f"| {row['name']} | {asked} | {reached} | {'yes' if row['met'] else '**no**'} |"
 
 
 def section() -> str:

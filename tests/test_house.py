@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -125,10 +126,20 @@ def test_generated_pages_are_true(script: str) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def test_the_readme_table_shows_unknown_figures_as_unknown() -> None:
-    line = runpy.run_path(str(ROOT / "scripts" / "readme_table.py"))["line"]
+def test_the_readme_table_shows_unknown_figures_as_unknown_and_missed_targets_as_missed(tmp_path: Path) -> None:
+    names = runpy.run_path(str(ROOT / "scripts" / "readme_table.py"))
+    line = names["line"]
     row = {"name": "student", "accuracy": 0.9, "low": 0.88, "high": 0.92, "examples": 1000, "j_per_correct_total": 0.25}
     assert line(row) == "| student | unknown | unknown | 90.0% (88.0–92.0, n=1,000) | unknown | unknown | 250 mJ |"
+    missed = {"name": "J", "unit": "x", "relation": ">=", "asked": 5, "achieved": 4.5, "min": 4.4, "max": 4.6, "met": False}
+    results = tmp_path / "trial.json"
+    results.write_text(json.dumps({"title": "Trial", "rows": [row], "targets": [missed], "commit": "abc", "notes": ["Once."]}))
+    text = names["table"](results)
+    assert text.startswith("**Trial**")
+    assert "| J | ≥ 5.00x | 4.50x (4.40x–4.60x) | **no** |" in text
+    assert text.endswith("Once. From `benchmarks/results/trial.json`, commit `abc`.")
+    results.write_text("{}")
+    assert names["table"](results) is None
 
 
 def _pins() -> dict[str, Version]:

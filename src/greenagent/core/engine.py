@@ -28,7 +28,7 @@ class Grammar(BaseModel):
 class EngineRequest(BaseModel):
     """One generation. Exactly one of ``prompt`` (specialised models) and ``messages`` (chat template) is set.
 
-    ``stream=False`` asks for the last event only, holding the whole answer: it saves an event per token on both sides of the pipe.
+    ``stream=False`` asks for the last event only, holding the whole answer: it saves an event per token on both ends of the pipe.
     """
 
     model_config = ConfigDict(extra="forbid")
