@@ -97,7 +97,7 @@ def figures(different: int, ties: int, gap: float | None, read: int = 0) -> dict
     ("served", "full", "parts"),
     [
         (figures(0, 0, None), figures(0, 0, None), ["On 100 of 100", "full-precision weights 100 of 100 are the same."]),
-        (figures(2, 2, 0.05), figures(5, 1, 1.0), ["On 98 of 100", "2 others 2 first differ at a tie", "cost of quantization"]),
+        (figures(2, 2, 0.05), figures(5, 1, 1.0), ["On 98 of 100", "; 2 differ, 2 of them at a tie", "cost of quantization"]),
         (figures(3, 1, 0.75), figures(3, 1, 0.75), ["2 by more (up to 0.75 nat)"]),
         (figures(0, 0, None, read=4), figures(0, 0, None), ["reads 4 prompts as other tokens"]),
     ],

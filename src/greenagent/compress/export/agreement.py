@@ -5,7 +5,7 @@ engine's arithmetic, and the full-precision weights beside it, where it is quant
 
 An engine that differs by more than ties is run once more in exact arithmetic. OpenVINO on a CPU quantizes activations in blocks,
 computes in bfloat16 where it can and keeps 8-bit keys and values: with all three off it was seen to give every token of
-`transformers`; with them half the answers of a pruned and not yet healed model changed, of a fine-tuned one none of 150.
+`transformers`; with them half the answers of a pruned and not yet healed model changed, of a fine-tuned one 1 in 48.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _explain(report: dict[str, Any]) -> str:
         f"with the weights in {report['file']}"
     )
     if different:
-        text += f"; of the {different} others {ties} first differ at a tie (under {TIE_NAT} nat between the two candidates)"
+        text += f"; {different} differ, {ties} of them at a tie (under {TIE_NAT} nat between the two candidates)"
         if ties < different:
             text += f", {different - ties} by more (up to {served['largest_gap_nat']:.2f} nat)"
     if exact := report.get("exact_against_served"):
