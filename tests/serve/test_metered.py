@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenagent.core.clock import ManualClock
-from greenagent.core.engine import EngineRequest, StepReport
+from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
 from greenagent.core.errors import InputError
 from greenagent.measure.attribution import Attributor
 from greenagent.measure.meter import Meter
@@ -28,6 +28,7 @@ class _NoWorker:
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
+        self.generate: Any = None
 
 
 class _Bench:
@@ -38,7 +39,8 @@ class _Bench:
         self.engine_s = self.gateway_s = self.other_s = 0.0
         self.scope = scope
         meter = Meter([ConstantPowerSensor(power_w, self.clock, scope=scope)], self.clock)
-        self.client = MeteredClient(_NoWorker(), meter, Attributor(), None, clock=self.clock, cpu_times=self._times)
+        self.worker = _NoWorker()
+        self.client = MeteredClient(self.worker, meter, Attributor(), None, clock=self.clock, cpu_times=self._times)
 
     def _times(self) -> CpuTimes:
         host_s = self.engine_s + self.gateway_s + self.other_s if self.scope == "host" else None
@@ -181,3 +183,28 @@ async def test_a_storm_on_a_real_worker_adds_up(leave: list[bool]) -> None:
 async def _ask(http: httpx.AsyncClient, early: bool) -> None:
     body = {"model": "stub", "messages": [{"role": "user", "content": "some words to say"}], "max_tokens": 2 if early else 6}
     assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+
+
+def test_two_generations_of_a_request_are_on_one_account() -> None:
+    """A second attempt has an engine id of its own; its steps must not become somebody's overhead."""
+
+    async def run() -> Any:
+        bench = _Bench("process", 10.0)
+        seen: list[str] = []
+
+        async def generate(request: EngineRequest) -> Any:
+            seen.append(request.request_id)
+            bench.step({request.request_id: 2}, 0.5)
+            yield TokenEvent(request_id=request.request_id, finish_reason="stop")
+
+        bench.worker.generate = generate
+        account = bench.client.open("a")
+        for _ in range(2):
+            async for _event in account.generate(EngineRequest(request_id="a", prompt="p")):
+                pass
+        return account.close(), seen
+
+    energy, seen = asyncio.run(run())
+    assert seen == ["a", "a+1"]
+    assert energy.engine_j == pytest.approx(10.0)
+    assert energy.overhead_j == pytest.approx(0.0)

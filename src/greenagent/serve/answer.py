@@ -1,9 +1,11 @@
 """From a model's text to OpenAI's answer: readers take the text as it comes and say what the client may see of it.
 
 A reader never lets an invalid tool call out. When the text turns out not to be a valid answer, `AnswerReader.finish` asks for
-one more
-generation under a grammar (`Ending.again`), which cannot be invalid. Decoding freely first and forcing only when needed is what
-costs the least joules: a trained model's greedy answer is nearly always valid, and a grammar costs CPU time for every token.
+one more generation under a grammar (`Ending.again`), which cannot be invalid.
+
+Decoding freely first and forcing only when needed costs less. A rough look (a busy machine; a 135M model fine-tuned for 150
+labels, 32 requests at a time): 10.1 to 10.6 ms of CPU time per answer without a grammar, 11.5 ms with it, and none of 240 free
+answers was invalid. The grammar's share grows as the model shrinks.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ Delta = str | CallDelta
 
 @dataclass(slots=True)
 class Ending:
-    """What is left to say when a generation ended. ``again`` asks for another one; ``keep`` says whether its tokens follow
-    the first's."""
+    """What is left to say when a generation ended. ``again`` asks for another one; ``keep`` says whether its tokens follow the
+    first's."""
 
     deltas: list[Delta] = field(default_factory=list)
     reason: Literal["stop", "length", "tool_calls"] = "stop"

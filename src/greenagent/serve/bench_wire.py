@@ -1,7 +1,7 @@
 """One request of a load test, on aiohttp: against any OpenAI endpoint, plain or streamed.
 
-aiohttp because a load generator shares the machine with the server it measures: 0.11 ms of CPU time per streamed request
-here, against 1.4 ms with httpx.
+aiohttp because a load generator shares the machine with the server it measures: in a rough look a streamed request took 0.11 ms
+of CPU time with it and 1.4 ms with httpx.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class ActivityLog(Protocol):
 class Generation:
     """Runs a plan on an account.
 
-    Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then
-    may the client hear that the answer is complete.
+    Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then may
+    the client hear that the answer is complete.
     """
 
     def __init__(self, plan: Plan, account: Account, *, clock: Clock, started_at: datetime, started_s: float) -> None:

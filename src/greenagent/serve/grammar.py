@@ -1,9 +1,9 @@
-r"""Grammars that leave a model no way to answer wrongly: EBNF in xgrammar's dialect for the compact form, JSON schema for
-JSON calls.
+r"""Grammars that leave a model no way to answer wrongly: EBNF in xgrammar's dialect for the compact form, JSON schema for JSON
+calls.
 
-The compact form (`greenagent.core.calls`) has its keys in the order of the schema; strings stand raw with ``\\ \n \p``
-escaped, other
-values are JSON. What a grammar cannot say (``pattern``, ``format``, wide numeric ranges) is checked on the answer afterwards.
+The compact form (`greenagent.core.calls`) has its keys in the order of the schema; strings stand raw with ``\\ \n \p`` escaped,
+other values are JSON. What a grammar cannot say (``pattern``, ``format``, wide numeric ranges) is checked on the answer
+afterwards.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """API keys: who may ask. Without any, the gateway listens on loopback only.
 
-A key file has one key per line, plain or as ``sha256:<hex>`` (then the file gives nothing away); blank lines and ``#``
-comments are left out. Only hashes stay in memory, and comparing takes the same time whatever was sent.
+A key file has one key per line, plain or as ``sha256:<hex>`` (then the file gives nothing away); blank lines and ``#`` comments
+are left out. Only hashes stay in memory, and comparing takes the same time whatever was sent.
 """
 
 from __future__ import annotations

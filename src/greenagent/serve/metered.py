@@ -1,11 +1,11 @@
 """An engine client that knows what every request cost: one meter per host, split among the requests by CPU time and tokens.
 
-The meter is read when a request arrives, at most every `READ_INTERVAL_S` while the engine reports steps, and when a request ends.
-Everything the meter counted is in a request or in the idle account: ``sum(requests) + idle == total`` at any moment without
-requests in flight (`greenagent.measure.attribution` says how a span is split).
+The meter is read when a request arrives, at most every `READ_INTERVAL_S` while the engine reports steps, and when a request
+ends. Everything the meter counted is in a request or in the idle account: ``sum(requests) + idle == total`` at any moment
+without requests in flight (`greenagent.measure.attribution` says how a span is split).
 
-What a gateway still does for a request after its energy was closed (the ledger, the last bytes) is in the next span: part of the
-overhead of the requests in flight then, else idle.
+What a gateway still does for a request after its energy was closed (the ledger, the last bytes) is in the next span: part of
+the overhead of the requests in flight then, else idle.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Account:
 
 
 class MeteredClient:
-    """Wraps a worker's client: the last `TokenEvent` of `generate` carries the request's energy. Use it from one event loop only.
+    """Wraps a worker's client: the last `TokenEvent` of `generate` carries the request's energy. Use it from one event loop
+    only.
 
     Give `on_step` to the worker. The client owns the meter and the worker: `aclose` closes both.
     """

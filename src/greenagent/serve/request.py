@@ -1,7 +1,7 @@
 """What a client may send to ``/v1/chat/completions``: parsed once, and nothing in it is silently dropped.
 
-A parameter this server does not honour is an error that names it, unless its value is the one that asks for nothing
-(``n: 1``, ``frequency_penalty: 0``, ``null``). What only labels a request (``user``) is accepted and not used.
+A parameter this server does not honour is an error that names it, unless its value is the one that asks for nothing (``n: 1``,
+``frequency_penalty: 0``, ``null``). What only labels a request (``user``) is accepted and not used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Runs a gateway: socket, engine, ledger, signals, and an ordered end.
 
 Order at the start: what can be refused cheaply first (exposure, port), then the ledger, then the model. At the end (SIGTERM,
-SIGINT): no new
-connections, answers in flight are finished, the last idle joules are written, the ledger and the worker are closed.
+SIGINT): no new connections, answers in flight are finished, the last idle joules are written, the ledger and the worker are
+closed.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _config(gateway: Gateway, options: ServeOptions) -> uvicorn.Config:
 
 
 def run(main: Any) -> None:
-    """Runs a coroutine on uvloop where it is installed (a third of asyncio's CPU time per request), else on asyncio."""
+    """Runs a coroutine on uvloop where it is installed, else on asyncio."""
     factory = None
     if importlib.util.find_spec("uvloop"):
         factory = importlib.import_module("uvloop").new_event_loop

@@ -1,8 +1,8 @@
 """Prometheus metrics: vLLM's names where the meaning is the same, and joules beside them.
 
 `energy_joules_total` has the boundaries ``engine`` and ``overhead`` (their sum is the requests' energy); with
-`idle_energy_joules_total` they
-add up to `meter_energy_joules_total`, apart from requests in flight. Figures that are not known are not exported.
+`idle_energy_joules_total` they add up to `meter_energy_joules_total`, apart from requests in flight. Figures that are not known
+are not exported.
 """
 
 from __future__ import annotations

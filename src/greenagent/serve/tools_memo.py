@@ -1,9 +1,8 @@
 """Tools that were sent before, known again by their bytes.
 
-A client sends the same tools with every request; for a model with 150 of them they are 20 kB, whose parsing costs more than
-all the rest
-of the gateway. So the text of a request's ``tools`` is remembered, and where a later body holds the same text it is cut out
-before parsing.
+A client sends the same tools with every request; for a model with 150 of them they are 20 kB, whose parsing costs more than all
+the rest of the gateway. So the text of a request's ``tools`` is remembered, and where a later body holds the same text it is
+cut out before parsing.
 """
 
 from __future__ import annotations

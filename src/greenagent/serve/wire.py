@@ -1,5 +1,5 @@
-"""Answers as OpenAI's bytes: the body of a plain completion and the chunks of a streamed one. Built by hand once: this runs
-per token."""
+"""Answers as OpenAI's bytes: the body of a plain completion and the chunks of a streamed one. Built by hand once: this runs per
+token."""
 
 from __future__ import annotations
 

@@ -1,0 +1,126 @@
+"""Readers, whatever the pieces in which a text arrives."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenagent.core.calls import Tool, ToolCall, parse_calls
+from greenagent.core.engine import EngineRequest
+from greenagent.serve.answer import CallDelta, CompactReader, Ending, JsonCallReader, MixedReader, TextReader, read_json_calls
+from greenagent.serve.problems import ApiError
+
+TOOLS = [Tool(name="add", parameters={"type": "object", "properties": {"a": {"type": "integer"}}}), Tool(name="stop")]
+AGAIN = EngineRequest(request_id="again", prompt="p")
+MIXED = [
+    "plain words",
+    "a < b and <tool without a call",
+    'I add. <tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>',
+    '{"name": "add", "arguments": {"a": 1}}',
+    '{"not": "a call"}',
+    '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>\n<tool_call>{"name": "stop", "arguments": {}}</tool_call>',
+    "",
+]
+
+
+def known(call: ToolCall) -> bool:
+    return call.name in ("add", "stop")
+
+
+def cut(text: str, places: list[int]) -> list[str]:
+    edges = sorted({0, len(text), *(p % (len(text) + 1) for p in places)})
+    return [text[a:b] for a, b in pairwise(edges)]
+
+
+def read(reader: Any, pieces: list[str]) -> tuple[str, list[tuple[int, str, str]], Ending]:
+    deltas = [d for piece in pieces for d in reader.feed(piece)]
+    ending = reader.finish("stop", 1)
+    deltas += ending.deltas
+    text = "".join(d for d in deltas if isinstance(d, str))
+    return text, [(d.index, d.name, d.arguments) for d in deltas if isinstance(d, CallDelta)], ending
+
+
+def mixed() -> MixedReader:
+    return MixedReader(known, lambda: AGAIN, parallel=True)
+
+
+def compact(**changes: Any) -> CompactReader:
+    options: dict[str, Any] = {"allow_none": True, "force": lambda lines, spent: AGAIN, "forced": False}
+    return CompactReader(lambda line: parse_calls(line, TOOLS), known, **(options | changes))
+
+
+@given(text=st.sampled_from(MIXED) | st.text("<tool_cal>{}[] a", max_size=30), places=st.lists(st.integers(0, 200), max_size=8))
+def test_pieces_do_not_matter_to_a_general_model_s_reader(text: str, places: list[int]) -> None:
+    whole, pieces = read(mixed(), [text]), read(mixed(), cut(text, places))
+    assert pieces[:2] == whole[:2]
+    assert (pieces[2].reason, pieces[2].again) == (whole[2].reason, whole[2].again)
+    if not whole[1] and whole[2].again is None:
+        assert whole[0] == text  # what is no call is let out to the last character
+
+
+@given(
+    lines=st.lists(st.sampled_from(["add|a=1", "stop", "bake", "none", ""]), min_size=1, max_size=4),
+    places=st.lists(st.integers(0, 50), max_size=6),
+)
+def test_pieces_do_not_matter_to_a_specialised_model_s_reader(lines: list[str], places: list[int]) -> None:
+    text = "\n".join(lines)
+    whole, pieces = read(compact(), [text]), read(compact(), cut(text, places))
+    assert pieces[:2] == whole[:2]
+    assert all(name in ("add", "stop") for _, name, _ in whole[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "calls"),
+    [
+        (MIXED[2], "tool_calls", [(0, "add", '{"a":1}')]),
+        (MIXED[3], "tool_calls", [(0, "add", '{"a":1}')]),
+        (MIXED[5], "tool_calls", [(0, "add", '{"a":1}'), (1, "stop", "{}")]),
+        (MIXED[4], "stop", []),
+    ],
+)
+def test_calls_in_a_general_model_s_text(text: str, reason: str, calls: list[Any]) -> None:
+    _, found, ending = read(mixed(), [text])
+    assert (found, ending.reason) == (calls, reason)
+
+
+def test_an_unknown_tool_is_asked_again_and_words_before_it_stay() -> None:
+    text, calls, ending = read(mixed(), ['Well. <tool_call>{"name": "bake", "arguments": {}}</tool_call>'])
+    assert (text, calls) == ("Well. ", [])
+    assert ending.again is AGAIN
+    assert ending.keep
+
+
+def test_a_line_that_is_too_long_breaks_at_once() -> None:
+    reader = compact(longest=4)
+    reader.feed("stopp")
+    assert reader.broken
+
+
+def test_a_forced_answer_that_is_cut_lets_nothing_half_out() -> None:
+    reader = compact(forced=True)
+    reader.feed("stop\nadd|a=1")
+    assert reader.finish("length", 9) == Ending([], "length")
+
+
+@pytest.mark.parametrize("reader", [JsonCallReader(known), compact(forced=True)])
+def test_a_forced_answer_that_is_invalid_is_an_error(reader: Any) -> None:
+    reader.feed("bake")
+    with pytest.raises(ApiError) as error:
+        reader.finish("stop", 1)
+    assert (error.value.status, error.value.code) == (500, "invalid_answer")
+
+
+def test_plain_text() -> None:
+    assert read(TextReader(), ["a", "", "b"])[0] == "ab"
+    assert TextReader().finish("length", 1).reason == "length"
+
+
+@pytest.mark.parametrize(
+    "text", ["words", "[]", "3", '{"name": 3, "arguments": {}}', '{"name": "add"}', '{"name": "add", "arguments": "x"}']
+)
+def test_what_is_no_call(text: str) -> None:
+    assert read_json_calls(text) is None
