@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,12 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(fast),
-        hidden_size=64,
+        hidden_size=128,
         intermediate_size=96,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=2048,
         eos_token_id=fast.eos_token_id,
         bos_token_id=None,
         pad_token_id=fast.pad_token_id,
@@ -80,4 +81,18 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny-llama")
     LlamaForCausalLM(config).save_pretrained(path)
     fast.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a model directory: a GGUF in half precision beside the safetensors."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from greenagent.compress.export.gguf import export_gguf
+
+    path = tmp_path_factory.mktemp("tiny") / "model"
+    shutil.copytree(tiny_llama, path)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    export_gguf(model, tokenizer, path / "model-F16.gguf", "F16", "tiny")
     return path

@@ -1,4 +1,4 @@
-"""With the embedded model: one engine for all tests, in this process, because nothing else here needs the interpreter lock."""
+"""On a tiny random Llama, and (marked) on the embedded model; the engine runs in this process, one for all tests of a model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from greenagent.core.interface import Message
 from greenagent.engines.base import EngineSettings
 from greenagent.engines.models import embedded_gguf
 from greenagent.engines.openvino import OpenVinoEngine
+from greenagent.engines.tokenization import read_gguf
 
-pytestmark = pytest.mark.model
 EXACT = {"precision": "f32", "kv_precision": "f32", "dynamic_quantization": 0}
-PROMPTS = ["what is the weather in paris\n", "The capital of France is", "١٢ ½ ٣٤٥ naïve\n", "1, 2, 3, 4,"]
+PROMPTS = ["what is the weather in paris\n", "the quick brown", "naïve 日本 👍\n", "jazz"]
 
 
 @pytest.fixture(scope="module")
-def engine() -> OpenVinoEngine:
-    return OpenVinoEngine("embedded", EngineSettings(max_batch=4, options={**EXACT, "kv_tokens": 1024}))
+def engine(tiny_gguf: Path) -> OpenVinoEngine:
+    return OpenVinoEngine(str(tiny_gguf), EngineSettings(max_batch=4, options={**EXACT, "kv_tokens": 1024}))
 
 
 def run(engine: OpenVinoEngine, *requests: EngineRequest) -> dict[str, list[TokenEvent]]:
@@ -48,85 +48,79 @@ def text(events: list[TokenEvent]) -> str:
     return "".join(event.text for event in events)
 
 
-def test_tokens_and_logprobs_agree_with_transformers(engine: OpenVinoEngine) -> None:
-    """Same weights in f32: the same greedy tokens, and log-probs within rounding."""
-    import torch
+def test_tokens_and_logprobs_agree_with_transformers(engine: OpenVinoEngine, tiny_gguf: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = embedded_gguf()
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_gguf), AutoModelForCausalLM.from_pretrained(tiny_gguf)
     answers = run(engine, *(request(str(i), prompt=prompt, logprobs=True) for i, prompt in enumerate(PROMPTS)))
     for i, prompt in enumerate(PROMPTS):
         inputs = tokenizer(prompt, return_tensors="pt")
-        assert engine._codec.encode(prompt) == inputs.input_ids[0].tolist()
-        out = model.generate(
-            **inputs, do_sample=False, max_new_tokens=6, output_logits=True, return_dict_in_generate=True, pad_token_id=0
-        )
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=6, output_logits=True, return_dict_in_generate=True)
         expected = out.sequences[0, inputs.input_ids.shape[1] :].tolist()
         events = answers[str(i)]
         assert [token for event in events for token in event.token_ids] == expected
-        assert text(events) == tokenizer.decode(expected, skip_special_tokens=True)
         scores = [float(step[0].log_softmax(-1)[token]) for step, token in zip(out.logits, expected, strict=True)]
-        assert [p for event in events for p in event.logprobs] == pytest.approx(scores, abs=0.02)
+        assert [p for event in events for p in event.logprobs] == pytest.approx(scores, abs=0.05)
         assert events[-1].prompt_tokens == inputs.input_ids.shape[1]
 
 
 def test_grammars_force_the_answer(engine: OpenVinoEngine) -> None:
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"], "additionalProperties": False}
     answers = run(
         engine,
         request("e", prompt="yes?", grammar=Grammar(kind="ebnf", text='root ::= "aubergine" | "zeppelin"'), max_tokens=20),
         request("r", prompt="number", grammar=Grammar(kind="regex", text="[0-9]{3}"), max_tokens=20),
-        request("j", prompt="number", grammar=Grammar(kind="json_schema", text=json.dumps(schema)), max_tokens=60, logprobs=True),
+        request(
+            "j", prompt="number", grammar=Grammar(kind="json_schema", text=json.dumps(schema)), max_tokens=200, logprobs=True
+        ),
     )
     assert text(answers["e"]) in ("aubergine", "zeppelin")
     assert text(answers["r"]).isdigit()
     assert len(text(answers["r"])) == 3
     assert all(p <= 0 for event in answers["j"] for p in event.logprobs)
-    if answers["j"][-1].finish_reason == "stop":
-        assert isinstance(json.loads(text(answers["j"]))["n"], int)
+    assert text(answers["j"]).lstrip().startswith("{")
 
 
 @pytest.mark.parametrize(
     ("kind", "grammar"), [("ebnf", "root ::= (("), ("regex", "(("), ("json_schema", "{"), ("json_schema", '{"type": "strin"}')]
 )
 def test_a_bad_grammar_is_refused_and_harms_nobody(engine: OpenVinoEngine, kind: str, grammar: str) -> None:
-    engine.submit(request("good", prompt="1, 2, 3,"))
+    engine.submit(request("good", prompt="the", max_tokens=8))
     engine.step()
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(RequestError, match=r"grammar does not compile|not JSON") as caught:
         engine.submit(request("bad", prompt="x", grammar=Grammar.model_validate({"kind": kind, "text": grammar})))
     assert caught.value.param == "grammar"
-    assert drain(engine, "good")["good"][-1].finish_reason == "length"
+    assert "/" not in str(caught.value)  # no paths of somebody's build machine
+    assert drain(engine, "good")["good"][-1].finish_reason in ("length", "stop")
 
 
-def test_cancelled_requests_free_their_place(engine: OpenVinoEngine) -> None:
-    """The cache of 1024 tokens holds one of these at a time; the others wait, and a cancelled one gives way."""
+def test_a_full_cache_makes_requests_wait_and_cancelled_ones_give_way(engine: OpenVinoEngine) -> None:
+    """The cache of 1024 tokens holds one request of 900 at a time."""
+    digits = Grammar(kind="regex", text="[0-9]{5000}")  # never stops by itself
     for i in range(3):
-        engine.submit(request(str(i), prompt="Once upon a time", max_tokens=900))
-    engine.step()
-    engine.step()
-    assert list(engine._handles) == ["0"]
+        engine.submit(request(str(i), prompt="the", max_tokens=900, grammar=digits))
+    seen = engine.step() + engine.step()
+    assert {event.request_id for event in seen} == {"0"}
     engine.cancel("0")
     engine.cancel("2")
-    engine.submit(request("3", prompt="Once upon a time", max_tokens=2))
-    events = engine.step() + engine.step()
-    reasons = {event.request_id: event.finish_reason for event in events if event.finish_reason}
-    assert reasons["0"] == reasons["2"] == "cancelled"
-    assert set(engine._handles) <= {"1", "3"}
+    seen = engine.step() + engine.step()
+    assert {e.request_id: e.generated_tokens for e in seen if e.finish_reason == "cancelled"} == {"0": 2, "2": 0}
+    assert {event.request_id for event in seen if event.finish_reason is None} == {"1"}
     engine.cancel("1")
-    assert drain(engine, "0", "1", "2", "3")["3" if "3" not in reasons else "1"][-1].finish_reason in ("length", "cancelled")
-    assert not engine._pipeline.has_non_finished_requests() or not engine.step()
+    engine.submit(request("3", prompt="the", max_tokens=2, grammar=digits))
+    assert drain(engine, "1", "3")["3"][-1].finish_reason == "length"
 
 
-def test_accounts_tokens_over_several_steps(engine: OpenVinoEngine) -> None:
-    requests = [request(str(i), prompt="word " * (20 * i + 1), max_tokens=4, stream=False) for i in range(6)]
-    for one in requests:
-        engine.submit(one)
+def test_accounts_tokens_over_several_steps(tiny_gguf: Path) -> None:
+    options = {**EXACT, "max_batched_tokens": 64, "prefix_caching": False}
+    engine = OpenVinoEngine(str(tiny_gguf), EngineSettings(max_batch=4, options=options))
+    for i in range(6):
+        engine.submit(request(str(i), prompt="paris " * (15 * i + 1), max_tokens=4, stream=False))
     prefill, decode = dict.fromkeys("012345", 0), dict.fromkeys("012345", 0)
     last: dict[str, TokenEvent] = {}
     while engine.has_work():
         last |= {event.request_id: event for event in engine.step()}
+        assert sum(engine.prefill.values()) + sum(engine.decode.values()) <= 64
         for key in prefill:
             prefill[key] += engine.prefill.get(key, 0)
             decode[key] += engine.decode.get(key, 0)
@@ -135,25 +129,66 @@ def test_accounts_tokens_over_several_steps(engine: OpenVinoEngine) -> None:
 
 
 def test_messages_tools_stops_and_seeds(engine: OpenVinoEngine) -> None:
-    hello = [Message(role="user", content="Say hello")]
+    hello = [Message(role="user", content="what is")]
     plain = run(engine, request(messages=hello))["r"]
+    assert plain[-1].prompt_tokens == len(engine._codec.encode("user: what is\nassistant: "))
     tools = run(engine, request(messages=hello, tools=[Tool(name="greet", description="says hello")]))["r"]
-    assert (tools[-1].prompt_tokens or 0) > (plain[-1].prompt_tokens or 0) > 10
-    assert text(run(engine, request(prompt="1, 2, 3, 4,", stop=["6"], max_tokens=12))["r"]) == " 5, "
-    draws = [text(run(engine, request(prompt="Once", temperature=1.5, seed=seed))["r"]) for seed in (1, 1, 2, 3)]
+    assert (tools[-1].prompt_tokens or 0) > (plain[-1].prompt_tokens or 0)
+    literal = Grammar(kind="ebnf", text='root ::= "one two three"')
+    assert text(run(engine, request(prompt="x", stop=[" t"], grammar=literal, max_tokens=30))["r"]) == "one"
+    draws = [text(run(engine, request(prompt="the", temperature=1.5, seed=seed))["r"]) for seed in (1, 1, 2, 3)]
     assert draws[0] == draws[1]
     assert len(set(draws)) > 1
 
 
-def test_refusals(engine: OpenVinoEngine) -> None:
+def test_refusals(engine: OpenVinoEngine, tiny_llama: Path) -> None:
     with pytest.raises(RequestError, match="empty"):
         engine.submit(request(prompt=""))
     with pytest.raises(RequestError, match="at most 991 fit"):
-        engine.submit(request(prompt="word " * 2000))
+        engine.submit(request(prompt="the " * 2000))
+    assert not engine.has_work()
     with pytest.raises(InputError, match="sees no device 'CPUX'"):
-        OpenVinoEngine("embedded", EngineSettings(device="CPUX"))
-
-
-def test_safetensors_alone_are_refused(tiny_llama: Path) -> None:
+        OpenVinoEngine(str(tiny_llama), EngineSettings(device="CPUX"))
     with pytest.raises(ModelError, match="neither a GGUF file nor an OpenVINO model"):
         OpenVinoEngine(str(tiny_llama), EngineSettings())
+
+
+@pytest.mark.model
+def test_the_embedded_model_chooses_among_labels() -> None:
+    """Its tokens are not compared with those of ``transformers``: OpenVINO rounds the zero points of Q4_1 blocks."""
+    engine = OpenVinoEngine("embedded", EngineSettings())
+    labels = Grammar(kind="ebnf", text='root ::= "weather" | "music" | "alarm"')
+    events = run(engine, request(prompt="set an alarm\n", grammar=labels, logprobs=True))["r"]
+    assert text(events) in ("weather", "music", "alarm")
+    assert events[-1].finish_reason == "stop"
+    logprobs = [p for event in events for p in event.logprobs]
+    assert len(logprobs) == events[-1].generated_tokens
+    assert all(p <= 0 for p in logprobs)
+    engine.submit(request("long", prompt="Once upon a time", max_tokens=500))
+    engine.step()
+    engine.cancel("long")
+    assert [event.finish_reason for event in drain(engine, "long")["long"]] == ["cancelled"]
+    assert text(run(engine, request(messages=[Message(role="user", content="Say hi")]))["r"])
+
+
+@pytest.mark.model
+def test_a_bare_gguf_is_tokenised_as_transformers_does() -> None:
+    from transformers import AutoTokenizer
+
+    path = embedded_gguf()
+    facts = read_gguf(path)
+    assert (facts.architecture, facts.context_length, facts.end_ids) == ("llama", 8192, {2})
+    assert facts.codec is not None
+    expected = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    for sample in (
+        *PROMPTS,
+        "",
+        "\n",
+        "  a\t\tb\n\n",
+        "it's 3.14, ½ ² ١٢٣ ①",
+        "<|im_start|>user\nhi<|im_end|>",
+        "👨‍👩‍👧 नमस्ते x=1|y",
+    ):
+        ids = expected(sample).input_ids
+        assert facts.codec.encode(sample) == ids
+        assert facts.codec.decode(ids) == expected.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -95,13 +95,13 @@ def test_messages_and_refusals(engine: TorchEngine) -> None:
     assert events[-1].prompt_tokens == len(engine._tokenizer("user: the\nassistant: ").input_ids)
     for fields, message in (
         ({"prompt": ""}, "empty"),
-        ({"prompt": "the " * 200}, "at most 127"),
+        ({"prompt": "the " * 4000}, "at most 2047"),
         ({"prompt": "a", "grammar": Grammar(kind="regex", text="a")}, "no grammars"),
     ):
         with pytest.raises(RequestError, match=message):
             engine.submit(request(**fields))
-    long = run(engine, request(prompt="x" * 120, max_tokens=100))["r"][-1]
-    assert (long.prompt_tokens or 0) + (long.generated_tokens or 0) <= 128
+    long = run(engine, request(prompt="x" * 2045, max_tokens=100))["r"][-1]
+    assert 2045 < (long.prompt_tokens or 0) + (long.generated_tokens or 0) <= 2048
 
 
 def test_what_cannot_be_loaded(tmp_path: Path, tiny_llama: Path) -> None:

@@ -4,7 +4,10 @@ What was seen with openvino-genai 2026.4 and decides what is done here: ``step``
 interpreter lock (so this lives in a worker process); a grammar that does not compile breaks the pipeline for good (`grammar`
 checks first); a full cache can stall it (`admission` bounds who enters); its tokenizer is slow and not quite that of
 ``transformers`` (`tokenization`).
-Log-probs are the model's own, before a grammar masks them. Its threads sleep when there is nothing to do.
+
+Log-probs are the model's own, before a grammar masks them. Prompt tokens that prefix caching finds are counted as processed: the
+library does not say which they were. GGUF blocks of type Q4_1 lose precision, since the reader rounds their offsets to whole
+steps: for that reason the embedded model's tokens differ from those of ``transformers``. The threads sleep when there is nothing to do.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.core.engine import EngineRequest, FinishReason, TokenEvent
-from greenagent.core.errors import EngineError, InputError, MissingExtraError, ModelError, RequestError, nearest
+from greenagent.core.errors import InputError, MissingExtraError, ModelError, RequestError, nearest
 from greenagent.engines.admission import Admission
 from greenagent.engines.answer import Answer
 from greenagent.engines.base import EngineSettings, parse_options
@@ -134,7 +137,7 @@ class OpenVinoEngine:
                 new_tokens[request_id] = len(output.generated_ids)
                 self._advance(request_id, output.generated_ids, output.generated_log_probs, self._finish(output), events)
             elif handle.get_status() != self._genai.GenerationStatus.RUNNING:
-                raise EngineError(f"OpenVINO dropped request {request_id!r} with status {handle.get_status()}")
+                events.append(self._dropped(request_id, handle.get_status().name))
         self.prefill, self.decode = self._admission.account(new_tokens)
         for request_id in new_tokens:
             if request_id not in self._answers:
@@ -153,6 +156,14 @@ class OpenVinoEngine:
             del self._answers[request_id]
             if finish is None:
                 handle.cancel()
+
+    def _dropped(self, request_id: str, status: str) -> TokenEvent:
+        """The last event of a request that OpenVINO gave up on its own (``IGNORED``: no room in the cache)."""
+        event = self._answers[request_id][0].add([], [], "error")
+        self._drop(request_id)
+        return (event or TokenEvent(request_id=request_id)).model_copy(
+            update={"finish_reason": "error", "error": f"OpenVINO dropped the request with status {status}"}
+        )
 
     def _drop(self, request_id: str) -> None:
         del self._answers[request_id]

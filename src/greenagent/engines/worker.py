@@ -119,7 +119,7 @@ class WorkerClient:
 
         Raises:
             RequestError: the engine cannot answer it as asked, or its id is already in use.
-            EngineError: the worker is dead or dies.
+            EngineError: the worker is dead or dies, or the engine gave the request up.
         """
         request_id = request.request_id
         if self._death is not None or self._closing:
@@ -138,6 +138,8 @@ class WorkerClient:
                 finished = isinstance(item, GreenagentError) or item.finish_reason is not None
                 if isinstance(item, GreenagentError):
                     raise item
+                if item.finish_reason == "error":
+                    raise EngineError(f"request {request_id!r} failed in the engine: {item.error or 'no reason given'}")
                 yield item
         finally:
             self._waiting.pop(request_id, None)
