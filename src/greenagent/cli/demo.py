@@ -59,8 +59,8 @@ def demo(
 def _demo_recipe() -> Path:
     """The recipe that ships with the package, or the one beside a source checkout."""
     package = Path(__file__).resolve().parent.parent
-    shipped = package / "recipes" / "assistant.yaml"
-    return shipped if shipped.is_file() else package.parent.parent / "recipes" / "assistant.yaml"
+    shipped = package / "recipes" / "demo.yaml"
+    return shipped if shipped.is_file() else package.parent.parent / "recipes" / "demo.yaml"
 
 
 def _make_models(out: Path, recipe_path: Path, zone: str, fresh: bool, line: ProgressLine) -> None:
