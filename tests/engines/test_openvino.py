@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,25 @@ def test_accounts_tokens_over_several_steps(tiny_gguf: Path) -> None:
             decode[key] += engine.decode.get(key, 0)
     assert prefill == {key: event.prompt_tokens for key, event in last.items()}
     assert decode == {key: (event.generated_tokens or 0) - 1 for key, event in last.items()}
+
+
+def test_nothing_gets_stuck_when_the_cache_is_full_all_the_time(tiny_gguf: Path) -> None:
+    """Sixty requests of all sizes through a cache of 256 tokens, every fifth of them cancelled on the way."""
+    rng = random.Random(0)
+    engine = OpenVinoEngine(str(tiny_gguf), EngineSettings(max_batch=8, options={"kv_tokens": 256, "prefix_caching": True}))
+    prompts = ["jazz " * rng.randint(1, 60) for _ in range(60)]
+    for i, prompt in enumerate(prompts):
+        engine.submit(request(str(i), prompt=prompt, max_tokens=rng.randint(1, 80), stream=False))
+    last: dict[str, TokenEvent] = {}
+    for step in range(5000):
+        if not engine.has_work():
+            break
+        last |= {event.request_id: event for event in engine.step()}
+        if step % 7 == 0:
+            engine.cancel(str(step // 7 * 5))
+    assert set(last) == {str(i) for i in range(60)}
+    assert {event.finish_reason for event in last.values()} <= {"length", "stop", "cancelled"}
+    assert sum(event.finish_reason != "cancelled" for event in last.values()) >= 48
 
 
 def test_messages_tools_stops_and_seeds(engine: OpenVinoEngine) -> None:

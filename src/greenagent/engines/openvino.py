@@ -7,7 +7,7 @@ checks first); a full cache can stall it (`admission` bounds who enters); its to
 
 Log-probs are the model's own, before a grammar masks them. Prompt tokens that prefix caching finds are counted as processed: the
 library does not say which they were. GGUF blocks of type Q4_1 lose precision, since the reader rounds their offsets to whole
-steps: for that reason the embedded model's tokens differ from those of ``transformers``. The threads sleep when there is nothing to do.
+steps: for that reason the embedded model's tokens differ from those of ``transformers``. Idle threads sleep.
 """
 
 from __future__ import annotations
