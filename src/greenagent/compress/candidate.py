@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from greenagent.compress.export.tokenizer_json import with_digit_split
 from greenagent.core.errors import MissingExtraError, ModelError, nearest
 from greenagent.engines.models import embedded_gguf
 
@@ -76,6 +77,8 @@ def load_candidate(name: str) -> Candidate:
         raise ModelError(f"model {name!r} cannot be loaded: {reason}{nearest(name, ['embedded'])}") from error
     if options:
         _forget_gguf(model)
+    if name == "embedded":
+        tokenizer = with_digit_split(tokenizer)  # SmolLM2's rule, which transformers drops when it reads a GGUF
     return Candidate(model, tokenizer, base=name if name != "embedded" else path.name)
 
 

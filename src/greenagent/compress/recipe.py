@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from greenagent.core.errors import RecipeError, nearest
+from greenagent.core.errors import MissingExtraError, RecipeError, nearest
 
 __all__ = ["Recipe", "load_recipe"]
 
 
 def _steps() -> dict[str, Any]:
-    """The steps by name. Imported late: they need torch, and reading a recipe's text should not."""
-    from greenagent.compress.distill.step import Distill
-    from greenagent.compress.fine_tune import FineTune
-    from greenagent.compress.prune.step import Prune
-    from greenagent.compress.quantize.step import Quantize
+    """The steps by name: ours, and what other packages register as ``greenagent.steps``.
 
-    return {"fine_tune": FineTune, "prune": Prune, "distill": Distill, "quantize": Quantize}
+    Imported late: they need torch, and importing this module should not.
+    """
+    try:
+        from greenagent.compress.distill.step import Distill
+        from greenagent.compress.fine_tune import FineTune
+        from greenagent.compress.prune.step import Prune
+        from greenagent.compress.quantize.step import Quantize
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
+
+    ours = {"fine_tune": FineTune, "prune": Prune, "distill": Distill, "quantize": Quantize}
+    others = {e.name: e.load() for e in entry_points(group="greenagent.steps") if e.name not in ours}
+    return others | ours
 
 
 class Recipe(BaseModel):

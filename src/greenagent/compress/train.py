@@ -118,10 +118,15 @@ def train(
     last = transformers.trainer_utils.get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     if last:
         run.say(f"{title}: continuing from step {Path(last).name.rpartition('-')[2]}")
-    result = trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last)
     model.eval()
     tokens = sum(len(r["input_ids"]) for r in rows) * options.epochs
-    return {"examples": len(rows), "train_tokens": round(tokens), "final_loss": result.training_loss}
+    return {"examples": len(rows), "train_tokens": round(tokens), "final_loss": _last_loss(trainer.state.log_history)}
+
+
+def _last_loss(history: list[dict[str, float]]) -> float | None:
+    """The last logged loss (a mean over a few steps)."""
+    return next((entry["loss"] for entry in reversed(history) if "loss" in entry), None)
 
 
 def _arguments(options: TrainOptions, seed: int, checkpoints: Path) -> Any:

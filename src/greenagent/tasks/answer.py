@@ -87,9 +87,11 @@ class EngineAnswerer:
     def _request(self, example: Example) -> EngineRequest:
         identity = f"evaluate-{uuid.uuid4().hex}"
         if self._interface.kind == "chat":
-            return EngineRequest(request_id=identity, messages=example.messages, tools=self._tools, max_tokens=CHAT_TOKENS)
+            return EngineRequest(
+                request_id=identity, messages=example.messages, tools=self._tools, max_tokens=CHAT_TOKENS, stream=False
+            )
         prompt = self._interface.render_prompt(example.messages)
-        return EngineRequest(request_id=identity, prompt=prompt, max_tokens=self._interface.max_answer_tokens)
+        return EngineRequest(request_id=identity, prompt=prompt, max_tokens=self._interface.max_answer_tokens, stream=False)
 
     def _parse(self, text: str) -> list[ToolCall] | None:
         return calls_in_text(text) if self._interface.kind == "chat" else self._interface.parse_answer(text)

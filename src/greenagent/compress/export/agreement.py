@@ -93,7 +93,7 @@ async def _engine_answers(
         tokens: list[int] = []
         async with gate:
             async for event in client.generate(
-                EngineRequest(request_id=f"agreement-{index}", prompt=prompt, max_tokens=max_tokens)
+                EngineRequest(request_id=f"agreement-{index}", prompt=prompt, max_tokens=max_tokens, stream=False)
             ):
                 tokens += event.token_ids
                 if event.finish_reason in ("error", "cancelled"):
