@@ -78,6 +78,10 @@ def compress(
                 name: write_model(one.candidate, one.steps, directory / name, recipe, task, run, intensity, evaluate_limit)
                 for name, one in sorted(kept.items(), key=lambda item: item[0] == "")
             }
+    except InputError:
+        if not any(work.glob("*/fact.json")) and not any(work.glob("*/checkpoints")):
+            shutil.rmtree(work, ignore_errors=True)  # nothing was done yet: the corrected recipe starts afresh
+        raise
     finally:
         meter.close()
     shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,52 @@
+"""The verb as a user runs it: what goes wrong is one line on stderr, an exit code, and no output directory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = "name: r\nmodel: {model}\ntask: {task}\nsteps: [{{fine_tune: {options}}}]\n"
+
+
+def run(tmp_path: Path, recipe: str) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    command = [sys.executable, "-m", "greenagent", "compress", str(path), "-o", str(tmp_path / "out"), "--ledger", "none"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    directory = tmp_path / "task"
+    directory.mkdir()
+    (directory / "train.jsonl").write_text('{"text": "hello", "intent": "greet"}\n' * 20)
+    return directory
+
+
+def one_line(result: subprocess.CompletedProcess[str], tmp_path: Path) -> str:
+    assert result.returncode == 2
+    assert not (tmp_path / "out").exists()
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+def test_an_unknown_key_names_the_closest(tmp_path: Path, task: Path) -> None:
+    line = one_line(run(tmp_path, RECIPE.format(model="embedded", task=task, options="{epoch: 1}")), tmp_path)
+    assert "unknown key 'epoch'; did you mean 'epochs'" in line
+
+
+def test_a_broken_line_of_the_task_is_given_by_its_number(tmp_path: Path, task: Path) -> None:
+    with (task / "train.jsonl").open("a") as file:
+        file.write('{"text": "hello", "intent": \n')
+    line = one_line(run(tmp_path, RECIPE.format(model="embedded", task=task, options="{}")), tmp_path)
+    assert "train.jsonl:21" in line
+
+
+def test_a_missing_model_is_named(tmp_path: Path, task: Path) -> None:
+    result = run(tmp_path, RECIPE.format(model="no-such-model", task=task, options="{}"))
+    assert result.returncode == 2
+    assert not (tmp_path / "out").exists()
+    assert "'no-such-model' cannot be loaded" in result.stderr
