@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from greenagent.core.calls import render_calls
-from greenagent.core.errors import TaskError
+from greenagent.core.errors import ModelError, TaskError
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
 
-__all__ = ["IGNORED", "Encoded", "LengthGroupedSampler", "collate", "encode", "exact_answers", "fit_select", "texts"]
+__all__ = [
+    "IGNORED",
+    "Encoded",
+    "LengthGroupedSampler",
+    "collate",
+    "encode",
+    "exact_answers",
+    "fit_select",
+    "subword_variants",
+    "texts",
+]
 
 IGNORED = -100
 Encoded = dict[str, list[int]]
@@ -49,6 +60,28 @@ def encode(examples: Sequence[Example], interface: Interface, tokenizer: Any, ma
             raise TaskError(f"example {example.id}: {len(prompt) + len(answer)} tokens; raise max_tokens (now {max_tokens})")
         rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
     return rows
+
+
+def subword_variants(rows: Sequence[Encoded], tokenizer: Any, dropout: float, count: int, seed: int) -> list[list[Encoded]]:
+    """For each row, ``count`` rows with the same answer after another cut of the same prompt into tokens.
+
+    BPE-dropout (Provilkov et al. 2020): each merge is left out with probability ``dropout``, so that a small vocabulary learns
+    to read words it has no token for.
+    """
+    from tokenizers import models
+
+    core = copy.deepcopy(tokenizer.backend_tokenizer)
+    if not isinstance(core.model, models.BPE):
+        raise ModelError(f"subword_dropout needs a BPE tokenizer, not {type(core.model).__name__}")
+    prompts = [[i for i, label in zip(r["input_ids"], r["labels"], strict=True) if label == IGNORED] for r in rows]
+    texts_ = tokenizer.batch_decode(prompts, clean_up_tokenization_spaces=False)
+    core.model.dropout = dropout
+    variants: list[list[Encoded]] = [[] for _ in rows]
+    for _ in range(count):
+        for i, cut in enumerate(core.encode_batch(texts_, add_special_tokens=False)):
+            answer = [label for label in rows[i]["labels"] if label != IGNORED]
+            variants[i].append({"input_ids": cut.ids + answer, "labels": [IGNORED] * len(cut.ids) + answer})
+    return variants
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from pydantic import Field
 from greenagent.compress.candidate import Candidate, load_candidate
 from greenagent.compress.distill.losses import additive
 from greenagent.compress.distill.signals import Signals, teacher_signals, vocabulary_map
-from greenagent.compress.examples import Encoded, collate, encode
+from greenagent.compress.examples import Encoded, collate, encode, subword_variants
 from greenagent.compress.run import Run
 from greenagent.compress.train import TrainOptions, train
 from greenagent.core.errors import RecipeError
 
 __all__ = ["Distill"]
+
+_VARIANTS = 4  # cuts kept of every prompt
 
 
 class Distill(TrainOptions):
@@ -28,6 +30,9 @@ class Distill(TrainOptions):
     teacher: str = Field(description="a name given by save_as in an earlier step, or a model directory")
     alpha: float = Field(default=1.0, ge=0)
     tau: float = Field(default=2.0, gt=0)
+    subword_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="BPE-dropout on the student's prompts (the teacher reads them uncut)"
+    )
     top_k: int = Field(default=64, ge=1, description="teacher tokens kept per position")
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
@@ -39,8 +44,13 @@ class Distill(TrainOptions):
         for index, row in enumerate(rows):
             row["index"] = [index]
 
+        variants = subword_variants(rows, tokenizer, self.subword_dropout, _VARIANTS, run.seed) if self.subword_dropout else None
+
         def collator(batch: list[Encoded]) -> dict[str, Any]:
             chosen = [row["index"][0] for row in batch]
+            if variants:  # drawn from torch's generator, which a resumed run restores
+                draws = torch.randint(_VARIANTS, (len(chosen),)).tolist()
+                batch = [variants[i][draw] for i, draw in zip(chosen, draws, strict=True)]
             made = collate(batch, tokenizer.pad_token_id)
             made["teacher_log_probs"] = torch.cat([signals.log_probs[i] for i in chosen])
             made["teacher_ids"] = torch.cat([signals.ids[i] for i in chosen])

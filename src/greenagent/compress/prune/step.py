@@ -26,6 +26,11 @@ class Prune(StepOptions):
     layers: list[int] | None = Field(default=None, description="keep exactly these layers instead of choosing by influence")
     ffn: int | None = Field(default=None, ge=_BLOCK, description="feed-forward neurons to keep per layer")
     vocabulary: Literal["task"] | None = Field(default=None, description="'task': only the tokens the task's texts need")
+    common_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="with vocabulary: also keep this many of the commonest tokens, for words the task's texts lack",
+    )
     calibration_examples: int = Field(default=512, ge=1)
 
     @model_validator(mode="after")
@@ -49,7 +54,8 @@ class Prune(StepOptions):
     def _trim(self, candidate: Candidate, run: Run) -> Candidate:
         before = len(candidate.tokenizer)
         corpus = texts([*run.fit, *run.select], run.interface)
-        trimmed = trim_vocabulary(candidate.model, candidate.tokenizer, corpus)
+        common = candidate.tokenizer.convert_ids_to_tokens(range(min(self.common_tokens, before)))  # BPE ids go by frequency
+        trimmed = trim_vocabulary(candidate.model, candidate.tokenizer, corpus, keep_tokens=common)
         run.notes.update(vocabulary_before=before, vocabulary_after=len(trimmed.kept_ids))
         return candidate.changed(trimmed.model, trimmed.tokenizer)
 
