@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- figures: begin (scripts/readme_table.py) -->", "<!-- figures: end -->"
 COLUMNS = ("Model", "Parameters", "Size", "Quality (95% interval)", "Token/s", "J per correct, engine", "J per correct, total")
-TARGETS_HEAD = ("| Target | Asked | Reached (least–most of the rounds) | Met |", "|---|---:|---:|---|")
+TARGETS_HEAD = ["| Target | Asked | Reached (least–most of the rounds) | |", "|---|---:|---:|---|"]
 UNKNOWN = "unknown"
 NONE_YET = "No results are committed yet."
 
@@ -62,8 +62,8 @@ def figure(value: float, unit: str) -> str:
 
 
 def targets(rows: list[dict[str, Any]]) -> list[str]:
-    """What was asked beside what was reached, as Markdown; nothing when nothing was asked."""
-    lines = ["", "| Target | Asked | Reached (least–most) | |", "|---|---:|---:|---|"] if rows else []
+    """What was asked beside what was reached, as the lines of a Markdown table."""
+    lines = list(TARGETS_HEAD)
     for row in rows:
         unit, low, high = row["unit"], row["min"], row["max"]
         span = "" if low == high else f" ({figure(low, unit)}–{figure(high, unit)})"
@@ -82,23 +82,10 @@ def table(path: Path) -> str | None:
     head = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     parts = [f"**{data.get('title', path.stem)}**", "\n".join([*head, *map(line, rows)])]
     if data.get("targets"):
-        parts.append("\n".join([*TARGETS_HEAD, *map(target, data["targets"])]))
+        parts.append("\n".join(targets(data["targets"])))
     source = f"From `benchmarks/results/{path.name}`" + (f", commit `{data['commit']}`" if data.get("commit") else "") + "."
     parts.append(" ".join([*map(str, data.get("notes", [])), source]))
     return "\n\n".join(parts)
-
-
-def target(row: dict[str, Any]) -> str:
-    """One target as Markdown: what was asked, and what was reached with the extremes over the rounds."""
-    unit = row.get("unit", "")
-
-    def figure(value: float) -> str:
-        return f"{value:.1%}" if unit == "%" else f"{value:.2f}{unit}"
-
-    low, high = figure(row["min"]), figure(row["max"])
-    reached = figure(row["achieved"]) + (f" ({low}–{high})" if low != high else "")
-    asked = f"{row['relation'].replace('>=', '≥').replace('<=', '≤')} {figure(row['asked'])}"
-    return f"| {row['name']} | {asked} | {reached} | {'yes' if row['met'] else '**no**'} |"
 
 
 def section() -> str:

@@ -136,7 +136,7 @@ def test_the_readme_table_shows_unknown_figures_as_unknown_and_missed_targets_as
     results.write_text(json.dumps({"title": "Trial", "rows": [row], "targets": [missed], "commit": "abc", "notes": ["Once."]}))
     text = names["table"](results)
     assert text.startswith("**Trial**")
-    assert "| J | ≥ 5.00x | 4.50x (4.40x–4.60x) | **no** |" in text
+    assert "| J | ≥ 5.00x | 4.50x (4.40x–4.60x) | **not met** |" in text
     assert text.endswith("Once. From `benchmarks/results/trial.json`, commit `abc`.")
     results.write_text("{}")
     assert names["table"](results) is None

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from greenagent.compress.candidate import load_candidate
-from greenagent.compress.examples import IGNORED, LengthGroupedSampler, collate, encode, exact_answers, fit_select
+from greenagent.compress.examples import (
+    IGNORED,
+    LengthGroupedSampler,
+    collate,
+    encode,
+    exact_answers,
+    fit_select,
+    subword_variants,
+)
 from greenagent.core.errors import TaskError
 from greenagent.tasks import load_task
 
@@ -68,3 +76,17 @@ def test_exact_answers_agrees_with_greedy_generation(tiny_dir: Path, task_dir: P
         row["input_ids"] = row["input_ids"][:start] + said
         row["labels"] = [IGNORED] * start + said
     assert exact_answers(model, rows, tokenizer.pad_token_id) == [True] * 4 + [False] * 4
+
+
+def test_subword_variants_cut_the_same_prompt_otherwise_and_keep_the_answer(tiny_dir: Path, task_dir: Path) -> None:
+    tokenizer, task = load_candidate(str(tiny_dir)).tokenizer, load_task(task_dir)
+    rows = encode(task.splits["train"][:8], task.interface(), tokenizer, 64)
+    variants = subword_variants(rows, tokenizer, dropout=0.3, count=3)
+    others = [v for row, cuts in zip(rows, variants, strict=True) for v in cuts if v["input_ids"] != row["input_ids"]]
+    assert len(others) > 12
+    for row, cuts in zip(rows, variants, strict=True):
+        for cut in cuts:
+            assert tokenizer.decode(cut["input_ids"]) == tokenizer.decode(row["input_ids"])
+            assert [i for i in cut["labels"] if i != IGNORED] == [i for i in row["labels"] if i != IGNORED]
+    again = encode(task.splits["train"][:8], task.interface(), tokenizer, 64)
+    assert again == rows  # the tokenizer itself is as it was

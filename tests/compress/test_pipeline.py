@@ -23,9 +23,9 @@ from greenagent.core.records import ModelCard
 STEPS: list[dict[str, dict[str, object] | None]] = [
     {"fine_tune": {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}},
     {"quantize": {"format": "Q8_0", "save_as": "teacher"}},
-    {"prune": {"vocabulary": "task"}},
+    {"prune": {"vocabulary": "task", "common_tokens": 300}},
     {"prune": {"depth": 2, "ffn": 64}},
-    {"distill": {"teacher": "teacher", "epochs": 6, "batch_size": 8, "learning_rate": 3e-3}},
+    {"distill": {"teacher": "teacher", "epochs": 6, "batch_size": 8, "learning_rate": 3e-3, "subword_dropout": 0.05}},
     {"quantize": {"format": "Q8_0"}},
 ]
 

@@ -62,7 +62,7 @@ def encode(examples: Sequence[Example], interface: Interface, tokenizer: Any, ma
     return rows
 
 
-def subword_variants(rows: Sequence[Encoded], tokenizer: Any, dropout: float, count: int, seed: int) -> list[list[Encoded]]:
+def subword_variants(rows: Sequence[Encoded], tokenizer: Any, dropout: float, count: int) -> list[list[Encoded]]:
     """For each row, ``count`` rows with the same answer after another cut of the same prompt into tokens.
 
     BPE-dropout (Provilkov et al. 2020): each merge is left out with probability ``dropout``, so that a small vocabulary learns

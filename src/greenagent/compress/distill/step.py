@@ -44,7 +44,7 @@ class Distill(TrainOptions):
         for index, row in enumerate(rows):
             row["index"] = [index]
 
-        variants = subword_variants(rows, tokenizer, self.subword_dropout, _VARIANTS, run.seed) if self.subword_dropout else None
+        variants = subword_variants(rows, tokenizer, self.subword_dropout, _VARIANTS) if self.subword_dropout else None
 
         def collator(batch: list[Encoded]) -> dict[str, Any]:
             chosen = [row["index"][0] for row in batch]
