@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.examples import encode
 from greenagent.compress.run import Run
@@ -17,9 +15,7 @@ class FineTune(TrainOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Encodes the fit split and trains on it."""
-        examples = list(run.fit)
-        random.Random(run.seed).shuffle(examples)
-        rows = encode(examples[: self.max_examples], run.interface, candidate.tokenizer, self.max_tokens)
+        rows = encode(list(run.fit)[: self.max_examples], run.interface, candidate.tokenizer, self.max_tokens)
         pad_id = candidate.tokenizer.pad_token_id
         run.notes.update(train(candidate.model, rows, self, run, title="fine_tune", pad_id=pad_id))
         return candidate.changed()
