@@ -7,13 +7,7 @@ joules that a meter of this process counts for that tree over the same time.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,22 +22,13 @@ from greenagent.core.records import Quality
 from greenagent.measure.meter import Meter
 from greenagent.measure.proc import tree_cpu_s
 from greenagent.measure.sensors import discover
+from greenagent.serve.local import LocalServer, local_server
 from greenagent.tasks import Example
 from greenagent.tasks.answer import Answer, Answerer
 from greenagent.tasks.evaluate import EndpointAnswerer, evaluate
 
 CONCURRENCY = 32
 WARM_UP = 64
-_START_S, _STOP_S = 600.0, 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A running endpoint."""
-
-    url: str
-    pid: int
-    engine: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,43 +46,12 @@ class ServeOptions:
 
 
 @contextmanager
-def serving(model: Path, options: ServeOptions) -> Iterator[Served]:
-    """A served model until the block ends.
-
-    :raises EngineError: the server did not start; what it said is in the message.
-    """
+def serving(model: Path, options: ServeOptions) -> Iterator[LocalServer]:
+    """A model served with passive waiting and a fresh ledger, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="greenagent-benchmark-") as folder:
-        ready, log = Path(folder) / "ready.json", Path(folder) / "stderr"
-        command = [sys.executable, "-m", "greenagent", "serve", str(model), "--port", "0", "--ready-file", str(ready)]
-        command += ["--ledger", str(Path(folder) / "ledger.db"), *options.arguments(), "--json"]
-        with log.open("w") as errors:
-            server = subprocess.Popen(command, env={**os.environ, **PASSIVE}, stdout=subprocess.DEVNULL, stderr=errors)
-        try:
-            yield _wait_ready(server, ready, log)
-        finally:
-            _stop(server)
-
-
-def _wait_ready(server: subprocess.Popen[bytes], ready: Path, log: Path) -> Served:
-    deadline_s = time.monotonic() + _START_S
-    while not ready.is_file():
-        if server.poll() is not None or time.monotonic() > deadline_s:
-            said = " ".join(log.read_text(errors="replace").split())[-600:]
-            state = "did not get ready" if server.returncode is None else f"ended with exit code {server.returncode}"
-            raise EngineError(f"greenagent serve {state}: {said or 'it said nothing'}")
-        time.sleep(0.05)
-    facts = json.loads(ready.read_text(encoding="utf-8"))
-    return Served(facts["url"], server.pid, facts.get("engine") or {})
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        ledger = str(Path(folder) / "ledger.db")
+        with local_server(model, "--ledger", ledger, *options.arguments(), env=PASSIVE) as served:
+            yield served
 
 
 class Tally:
@@ -130,7 +84,7 @@ def measure_served(
 
 
 async def _ask(
-    served: Served, tools: Sequence[Tool], examples: Sequence[Example], warm_up: Sequence[Example], split: str
+    served: LocalServer, tools: Sequence[Tool], examples: Sequence[Example], warm_up: Sequence[Example], split: str
 ) -> dict[str, Any]:
     async with EndpointAnswerer(served.url, "", tools) as endpoint:
         await endpoint.choose_model()

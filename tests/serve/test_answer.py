@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenagent.core.calls import Tool, ToolCall, parse_calls
+from greenagent.core.calls import Tool, ToolCall, parse_calls, read_json_calls
 from greenagent.core.engine import EngineRequest
-from greenagent.serve.answer import CallDelta, CompactReader, Ending, JsonCallReader, MixedReader, TextReader, read_json_calls
+from greenagent.serve.answer import CallDelta, CompactReader, Ending, JsonCallReader, MixedReader, TextReader
 from greenagent.serve.problems import ApiError
 
 TOOLS = [Tool(name="add", parameters={"type": "object", "properties": {"a": {"type": "integer"}}}), Tool(name="stop")]
@@ -120,7 +120,11 @@ def test_plain_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["words", "[]", "3", '{"name": 3, "arguments": {}}', '{"name": "add"}', '{"name": "add", "arguments": "x"}']
+    "text", ["words", "[]", "3", '{"name": 3, "arguments": {}}', '{"value": "add"}', '{"name": "add", "arguments": "x"}']
 )
 def test_what_is_no_call(text: str) -> None:
     assert read_json_calls(text) is None
+
+
+def test_a_call_that_names_no_arguments_has_none() -> None:
+    assert read_json_calls('{"name": "stop"}') == [ToolCall(name="stop")]

@@ -126,10 +126,10 @@ def _serve_and_ask(directory: Path, name: str, examples: list[Example], ledger: 
 
     card = _card(directory)
     line.say(f"serving the {name} and asking it {len(examples)} requests")
-    with local_server(directory, "--ledger", str(ledger), "--zone", zone) as url:
-        asyncio.run(_ask(url, card, examples[:8], lambda *_: None))  # warm-up, not counted in the row
+    with local_server(directory, "--ledger", str(ledger), "--zone", zone) as server:
+        asyncio.run(_ask(server.url, card, examples[:8], lambda *_: None))  # warm-up, not counted in the row
         began_s = time.monotonic()
-        quality, tokens = asyncio.run(_ask(url, card, examples, partial(line.update, f"asking the {name}")))
+        quality, tokens = asyncio.run(_ask(server.url, card, examples, partial(line.update, f"asking the {name}")))
         wall_s = time.monotonic() - began_s
     shown = card.model_copy(update={"name": name, "quality": [quality]})
     return rows_from_card(shown, tokens_per_s=tokens / wall_s)[0]

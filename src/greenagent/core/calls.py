@@ -16,9 +16,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["NO_CALL", "Tool", "ToolCall", "parse_calls", "render_calls", "tools_hash"]
+__all__ = [
+    "CALL_CLOSE",
+    "CALL_OPEN",
+    "NO_CALL",
+    "Tool",
+    "ToolCall",
+    "parse_calls",
+    "read_json_calls",
+    "render_calls",
+    "tools_hash",
+]
 
 NO_CALL = "none"
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+"""The tags that Qwen and SmolLM2 put around a call in JSON."""
+
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "|": "\\p"}
 _UNESCAPES = {"\\": "\\", "n": "\n", "p": "|"}
 
@@ -121,3 +134,30 @@ def parse_calls(text: str, tools: Sequence[Tool]) -> list[ToolCall] | None:
                 return None
         calls.append(ToolCall(name=name, arguments=arguments))
     return calls
+
+
+def read_json_calls(text: str) -> list[ToolCall] | None:
+    """The calls that a general model wrote in tagged or bare JSON; ``None`` when there are none (other JSON, words)."""
+    bodies = [part.partition(CALL_CLOSE)[0] for part in text.split(CALL_OPEN)[1:]] if CALL_OPEN in text else [text]
+    calls: list[ToolCall] = []
+    for body in bodies:
+        try:
+            found = json.loads(body)
+        except ValueError:
+            return None
+        for entry in found if isinstance(found, list) else [found]:
+            call = _as_call(entry)
+            if call is None:
+                return None
+            calls.append(call)
+    return calls or None
+
+
+def _as_call(entry: Any) -> ToolCall | None:
+    if not isinstance(entry, dict):
+        return None
+    entry = entry.get("function", entry)
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return None
+    arguments = entry.get("arguments", entry.get("parameters", {}))
+    return ToolCall(name=entry["name"], arguments=arguments) if isinstance(arguments, dict) else None

@@ -14,9 +14,9 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from greenagent.core.calls import NO_CALL, ToolCall
+from greenagent.core.calls import CALL_OPEN, NO_CALL, ToolCall, read_json_calls
 from greenagent.core.engine import EngineRequest, FinishReason
 from greenagent.serve.problems import ApiError
 
@@ -30,13 +30,10 @@ __all__ = [
     "JsonCallReader",
     "MixedReader",
     "TextReader",
-    "read_json_calls",
 ]
 
 NO_TOOL_FITS = "No tool fits this request."
 """The content of an answer that calls no tool, from a model that was trained to say so."""
-
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +216,13 @@ class MixedReader:
 
     def _safe_length(self) -> int:
         """How much of what is held cannot belong to a call."""
-        start = self._held.find(_OPEN)
+        start = self._held.find(CALL_OPEN)
         if start >= 0:
             return start
         stripped = self._held.lstrip()
         if not self._content and (not stripped or stripped[0] in "{["):
             return 0
-        tail = next((n for n in range(min(len(_OPEN) - 1, len(self._held)), 0, -1) if self._held.endswith(_OPEN[:n])), 0)
+        tail = next((n for n in range(min(len(CALL_OPEN) - 1, len(self._held)), 0, -1) if self._held.endswith(CALL_OPEN[:n])), 0)
         return len(self._held) - tail
 
     def finish(self, reason: FinishReason, generated: int) -> Ending:
@@ -233,7 +230,7 @@ class MixedReader:
             return self._forced.finish(reason, generated)
         held, self._held = self._held, ""
         calls = read_json_calls(held)
-        if calls is None and _OPEN not in held:
+        if calls is None and CALL_OPEN not in held:
             return Ending([held] if held else [], _plain(reason))
         if calls and all(map(self._allowed, calls)):
             calls = calls if self._parallel else calls[:1]
@@ -242,27 +239,3 @@ class MixedReader:
             return Ending(reason="length")
         self._forced = JsonCallReader(self._allowed)
         return Ending(again=self._force(), keep=self._content)
-
-
-def read_json_calls(text: str) -> list[ToolCall] | None:
-    """The calls in tagged or bare JSON ``text``; ``None`` when it has none (other JSON, words)."""
-    bodies = [part.partition(_CLOSE)[0] for part in text.split(_OPEN)[1:]] if _OPEN in text else [text]
-    calls: list[ToolCall] = []
-    for body in bodies:
-        try:
-            found = json.loads(body)
-        except ValueError:
-            return None
-        for entry in found if isinstance(found, list) else [found]:
-            call = _as_call(entry)
-            if call is None:
-                return None
-            calls.append(call)
-    return calls or None
-
-
-def _as_call(entry: Any) -> ToolCall | None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        return None
-    arguments = entry.get("arguments", entry.get("parameters"))
-    return ToolCall(name=entry["name"], arguments=arguments) if isinstance(arguments, dict) else None

@@ -9,48 +9,64 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 from greenagent.core.errors import EngineError
 
-__all__ = ["local_server"]
+__all__ = ["LocalServer", "local_server"]
 
-_START_S = 180.0
+_START_S = 600.0
 _STOP_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class LocalServer:
+    """A running gateway: its URL, its process, and what its engine says of itself."""
+
+    url: str
+    pid: int
+    engine: dict[str, Any]
+
+
 @contextmanager
-def local_server(model: Path, *options: str) -> Iterator[str]:
-    """Serves ``model`` on a free loopback port and yields its URL; ends it (gracefully) when the block ends.
+def local_server(model: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[LocalServer]:
+    """Serves ``model`` on a free loopback port until the block ends; then it finishes what is in flight.
 
-    ``options`` are passed on to ``greenagent serve``. Raises `EngineError` with the server's last words when it does not start.
+    ``options`` are passed on to ``greenagent serve``, ``env`` is added to the environment. Raises `EngineError` with the
+    server's last words when it does not start.
     """
-    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile("w+") as words:
-        ready = Path(directory) / "ready.json"
+    with tempfile.TemporaryDirectory(prefix="greenagent-serve-") as folder:
+        ready, log = Path(folder) / "ready.json", Path(folder) / "stderr"
         command = [sys.executable, "-m", "greenagent", "serve", str(model), "--port", "0", "--ready-file", str(ready), *options]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=words, start_new_session=True, env=dict(os.environ))
+        with log.open("w") as errors:
+            server = subprocess.Popen(command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=errors)
         try:
-            yield _wait(server, ready, words)
+            yield _wait_ready(server, ready, log)
         finally:
-            if server.poll() is None:
-                server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            _stop(server)
 
 
-def _wait(server: subprocess.Popen[bytes], ready: Path, words: TextIO) -> str:
+def _wait_ready(server: subprocess.Popen[bytes], ready: Path, log: Path) -> LocalServer:
     deadline_s = time.monotonic() + _START_S
-    while time.monotonic() < deadline_s:
-        if ready.is_file() and (text := ready.read_text()):
-            return str(json.loads(text)["url"])
-        if server.poll() is not None:
-            words.seek(0)
-            raise EngineError(f"the server ended with code {server.returncode}: {' '.join(words.read()[-500:].split())}")
+    while not ready.is_file():
+        if server.poll() is not None or time.monotonic() > deadline_s:
+            said = " ".join(log.read_text(errors="replace").split())[-600:]
+            state = "did not get ready" if server.returncode is None else f"ended with exit code {server.returncode}"
+            raise EngineError(f"greenagent serve {state}: {said or 'it said nothing'}")
         time.sleep(0.05)
-    raise EngineError(f"the server was not ready after {_START_S:.0f} s")
+    facts = json.loads(ready.read_text(encoding="utf-8"))
+    return LocalServer(facts["url"], server.pid, facts.get("engine") or {})
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is None:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()

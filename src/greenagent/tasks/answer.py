@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from greenagent.core.calls import Tool, ToolCall
+from greenagent.core.calls import CALL_OPEN, Tool, ToolCall, read_json_calls
 from greenagent.core.engine import EngineClient, EngineRequest, TokenEvent
 from greenagent.core.errors import EngineError, RequestError
 from greenagent.core.interface import Interface
@@ -21,8 +20,6 @@ __all__ = ["Answer", "Answerer", "EngineAnswerer", "calls_in_text"]
 
 CHAT_TOKENS = 256
 """How long a general model's answer may be: JSON calls, with some words around them."""
-
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 class Answer(BaseModel):
@@ -100,31 +97,6 @@ class EngineAnswerer:
 def calls_in_text(text: str) -> list[ToolCall] | None:
     """The calls a general model wrote: in ``<tool_call>`` tags or as bare JSON; ``[]`` for words; ``None`` for a broken call."""
     stripped = text.strip()
-    if _OPEN in stripped:
-        bodies = [part.partition(_CLOSE)[0] for part in stripped.split(_OPEN)[1:]]
-    elif stripped[:1] in ("{", "["):
-        bodies = [stripped]
-    else:
+    if CALL_OPEN not in stripped and stripped[:1] not in ("{", "["):
         return []
-    calls = []
-    for body in bodies:
-        try:
-            found = json.loads(body)
-        except ValueError:
-            return None
-        for entry in found if isinstance(found, list) else [found]:
-            call = _as_call(entry)
-            if call is None:
-                return None
-            calls.append(call)
-    return calls
-
-
-def _as_call(entry: Any) -> ToolCall | None:
-    if not isinstance(entry, dict):
-        return None
-    entry = entry.get("function", entry)
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        return None
-    arguments = entry.get("arguments", entry.get("parameters", {}))
-    return ToolCall(name=entry["name"], arguments=arguments) if isinstance(arguments, dict) else None
+    return read_json_calls(stripped)
