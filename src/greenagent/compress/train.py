@@ -12,9 +12,11 @@ import transformers
 from pydantic import Field
 from torch.nn import functional
 
+from greenagent.compress.augment import swap_values
 from greenagent.compress.examples import IGNORED, Encoded, LengthGroupedSampler, collate
 from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.run import Run, StepOptions
+from greenagent.tasks import Example
 
 __all__ = ["TrainOptions", "train"]
 
@@ -35,6 +37,16 @@ class TrainOptions(StepOptions):
     max_grad_norm: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=512, ge=8, description="longest prompt and answer, in tokens")
     max_examples: int | None = Field(default=None, ge=1, description="train on this many examples at most")
+    swap_values: float = Field(
+        default=0.0, ge=0, le=1, description="share of the examples whose argument values are swapped for other words"
+    )
+    copies: int = Field(default=1, ge=1, description="how many times each example is taken, each with other swapped values")
+
+    def examples(self, run: Run) -> list[Example]:
+        """The fit split as this step trains on it."""
+        chosen = list(run.fit)[: self.max_examples]
+        tools = run.interface.tools
+        return [e for copy in range(self.copies) for e in swap_values(chosen, tools, self.swap_values, run.seed + copy)]
 
 
 def supervised(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -37,7 +37,7 @@ class Distill(TrainOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Checks the vocabularies, computes (or reloads) the teacher's signals, trains."""
-        examples = list(run.fit)[: self.max_examples]
+        examples = self.examples(run)
         tokenizer = candidate.tokenizer
         rows = encode(examples, run.interface, tokenizer, self.max_tokens)
         signals = self._signals(rows, candidate, run)
