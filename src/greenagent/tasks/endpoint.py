@@ -1,16 +1,21 @@
-"""Asking any OpenAI-compatible endpoint, and reading from its ``usage`` what the answer cost, where it says so."""
+"""Asking any OpenAI-compatible endpoint, and reading from its ``usage`` what the answer cost, where it says so.
+
+On aiohttp, with the tools' JSON made once: the one who asks shares the machine with the one who answers, and what it wastes shows
+in the joules of whoever waits for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
-import httpx
+import aiohttp
 from pydantic import ValidationError
 
 from greenagent.core.calls import Tool, ToolCall
@@ -27,6 +32,23 @@ __all__ = ["EndpointAnswerer", "base_url"]
 _ATTEMPTS = 6
 _LONGEST_WAIT_S = 60.0
 _BUSY = (429, 502, 503, 504)
+_JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A response, read to its end."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        return self.content.decode(errors="replace")
+
+    def json(self) -> Any:
+        return json.loads(self.content)
 
 
 def base_url(url: str) -> str:
@@ -55,16 +77,15 @@ class EndpointAnswerer:
         *,
         send_tools: bool = True,
         timeout_s: float = 300.0,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = base_url(url)
         self.model = model
         self._send_tools = send_tools
         self.use_tools(tools)
         self._answered = False
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-        self._http = httpx.AsyncClient(headers=headers, timeout=timeout_s, limits=limits, transport=transport)
+        self._headers = _JSON | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,12 +96,14 @@ class EndpointAnswerer:
     def use_tools(self, tools: Sequence[Tool]) -> None:
         """Offers other tools from now on; those of a specialised model, for instance."""
         self._tools = list(tools)
-        self._sent = [t.openai() for t in self._tools] if self._send_tools else []
+        sent = {"tools": [t.openai() for t in self._tools], "tool_choice": "auto"}
+        self._sent = json.dumps(sent, separators=(",", ":"))[1:] if self._tools and self._send_tools else ""
         self._reads = Interface(kind="calls" if any(t.properties for t in self._tools) else "label", tools=self._tools)
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def models(self) -> list[dict[str, Any]]:
         """The entries of ``GET /v1/models``."""
@@ -107,9 +130,9 @@ class EndpointAnswerer:
         Errors: `RequestError` (the first one is refused), `InputError` (key, path), `EngineError` (not reachable, not OpenAI's
         API).
         """
-        body: dict[str, Any] = {"model": self.model, "messages": openai_messages(example.messages), "temperature": 0}
+        body = json.dumps({"model": self.model, "messages": openai_messages(example.messages), "temperature": 0})
         if self._sent:
-            body |= {"tools": self._sent, "tool_choice": "auto"}
+            body = f"{body[:-1]},{self._sent}"
         started_s = time.monotonic()
         response = await self._request("POST", "/chat/completions", body)
         latency_s = time.monotonic() - started_s
@@ -151,12 +174,12 @@ class EndpointAnswerer:
         read = self._reads.parse_answer(text) if text else []
         return [] if read is None and self._sent else read
 
-    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    async def _request(self, method: str, path: str, body: str | None = None) -> _Reply:
         """Asks until the endpoint is not busy or the attempts are used up; the last response, whatever it says."""
         for attempt in range(1, _ATTEMPTS):
             try:
                 response = await self._send(method, path, body)
-            except httpx.TransportError:
+            except (aiohttp.ClientError, TimeoutError):
                 await asyncio.sleep(_backoff_s(attempt))
                 continue
             if response.status_code not in _BUSY:
@@ -164,17 +187,21 @@ class EndpointAnswerer:
             await asyncio.sleep(_retry_after_s(response.headers.get("retry-after"), attempt))
         try:
             return self._allowed(await self._send(method, path, body))
-        except httpx.TransportError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
             raise EngineError(f"{self.url} broke the connection at the last of {_ATTEMPTS} attempts: {reason}") from error
 
-    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+    async def _send(self, method: str, path: str, body: str | None) -> _Reply:
+        if self._session is None:  # made late: it belongs to the running loop
+            connector = aiohttp.TCPConnector(limit=0)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, headers=self._headers)
         try:
-            return await self._http.request(method, self.url + path, json=body)
-        except httpx.ConnectError as error:
+            async with self._session.request(method, self.url + path, data=body) as response:
+                return _Reply(response.status, response.headers, await response.read())
+        except aiohttp.ClientConnectorError as error:
             raise EngineError(f"cannot reach {self.url}: {error}; is the endpoint up?") from error
 
-    def _allowed(self, response: httpx.Response) -> httpx.Response:
+    def _allowed(self, response: _Reply) -> _Reply:
         if response.status_code in (401, 403):
             raise InputError(f"{self.url} refused the key (HTTP {response.status_code}): name its variable with --api-key-env")
         if response.status_code == 404:
@@ -200,7 +227,7 @@ def _retry_after_s(header: str | None, attempt: int) -> float:
     return min(_LONGEST_WAIT_S, max(0.0, wait_s))
 
 
-def _json(response: httpx.Response, url: str) -> dict[str, Any]:
+def _json(response: _Reply, url: str) -> dict[str, Any]:
     if response.status_code >= 400:
         raise EngineError(f"{url} failed: {_problem(response)}")
     try:
@@ -212,7 +239,7 @@ def _json(response: httpx.Response, url: str) -> dict[str, Any]:
     return data
 
 
-def _problem(response: httpx.Response) -> str:
+def _problem(response: _Reply) -> str:
     try:
         error = response.json()["error"]
         message = error["message"] if isinstance(error, dict) else error

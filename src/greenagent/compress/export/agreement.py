@@ -77,8 +77,10 @@ def _load(directory: Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedT
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise MissingExtraError(error.name or "transformers", "compress", "comparing an engine with transformers") from error
+    disable_progress_bar()  # the caller's is the one progress line
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **options).eval()
     return model, AutoTokenizer.from_pretrained(directory)
 
