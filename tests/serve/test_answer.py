@@ -120,11 +120,11 @@ def test_plain_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["words", "[]", "3", '{"name": 3, "arguments": {}}', '{"value": "add"}', '{"name": "add", "arguments": "x"}']
+    "text", ["words", "[]", "3", '{"name": 3, "arguments": {}}', '{"name": "add"}', '{"name": "add", "arguments": "x"}']
 )
 def test_what_is_no_call(text: str) -> None:
     assert read_json_calls(text) is None
 
 
-def test_a_call_that_names_no_arguments_has_none() -> None:
-    assert read_json_calls('{"name": "stop"}') == [ToolCall(name="stop")]
+def test_a_bare_name_is_a_call_only_where_that_is_asked() -> None:
+    assert read_json_calls('{"name": "stop"}', bare_names=True) == [ToolCall(name="stop")]

@@ -49,7 +49,7 @@ def test_sizes_and_tools(task: Task) -> None:
     assert len(task.tools) == 24
     assert task.interface_kind == "calls"
     for spec in tool_specs():
-        assert 40 <= len(spec.templates["train"]) <= 60
+        assert 45 <= len(spec.templates["train"]) <= 55
         assert 3 <= len(spec.templates["test"]) <= 4
     for rows in task.splits.values():
         counts = Counter(e.slices["tool"] for e in rows)

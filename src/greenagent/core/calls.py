@@ -136,8 +136,11 @@ def parse_calls(text: str, tools: Sequence[Tool]) -> list[ToolCall] | None:
     return calls
 
 
-def read_json_calls(text: str) -> list[ToolCall] | None:
-    """The calls that a general model wrote in tagged or bare JSON; ``None`` when there are none (other JSON, words)."""
+def read_json_calls(text: str, *, bare_names: bool = False) -> list[ToolCall] | None:
+    """The calls that a general model wrote in tagged or bare JSON; ``None`` when there are none (other JSON, words).
+
+    With ``bare_names`` an object that has a name and no arguments is a call too; without, it may be anybody's data.
+    """
     bodies = [part.partition(CALL_CLOSE)[0] for part in text.split(CALL_OPEN)[1:]] if CALL_OPEN in text else [text]
     calls: list[ToolCall] = []
     for body in bodies:
@@ -146,18 +149,18 @@ def read_json_calls(text: str) -> list[ToolCall] | None:
         except ValueError:
             return None
         for entry in found if isinstance(found, list) else [found]:
-            call = _as_call(entry)
+            call = _as_call(entry, bare_names)
             if call is None:
                 return None
             calls.append(call)
     return calls or None
 
 
-def _as_call(entry: Any) -> ToolCall | None:
+def _as_call(entry: Any, bare_names: bool) -> ToolCall | None:
     if not isinstance(entry, dict):
         return None
     entry = entry.get("function", entry)
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         return None
-    arguments = entry.get("arguments", entry.get("parameters", {}))
+    arguments = entry.get("arguments", entry.get("parameters", {} if bare_names else None))
     return ToolCall(name=entry["name"], arguments=arguments) if isinstance(arguments, dict) else None

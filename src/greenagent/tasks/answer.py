@@ -99,4 +99,4 @@ def calls_in_text(text: str) -> list[ToolCall] | None:
     stripped = text.strip()
     if CALL_OPEN not in stripped and stripped[:1] not in ("{", "["):
         return []
-    return read_json_calls(stripped)
+    return read_json_calls(stripped, bare_names=True)
