@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from greenagent.core.calls import Tool, ToolCall, parse_calls, render_calls
@@ -69,7 +69,11 @@ ARGUMENTS = st.fixed_dictionaries(
 CALLS = st.builds(lambda a: ToolCall(name="send_mail", arguments=a), ARGUMENTS) | st.just(ToolCall(name="ping"))
 
 
+LONGEST_FLOAT = 0.00010000000000000002  # twenty digits behind the point, the most before Python writes an exponent
+
+
 @given(calls=st.lists(CALLS, min_size=1, max_size=3))
+@example(calls=[ToolCall(name="send_mail", arguments={"to": "", "copies": 0, "weight": LONGEST_FLOAT})])
 def test_every_valid_answer_is_in_the_language(calls: list[ToolCall]) -> None:
     text = render_calls(calls, TOOLS)
     assert Ebnf(calls_grammar(TOOLS, allow_none=False, parallel=True).text).matches(text), text
