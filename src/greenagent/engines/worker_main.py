@@ -15,6 +15,7 @@ from typing import Any
 
 from greenagent.core.engine import EngineRequest, StepReport
 from greenagent.core.errors import EngineError, GreenagentError, RequestError
+from greenagent.core.heap import settle_heap
 from greenagent.engines.base import EngineSettings, StepEngine
 from greenagent.engines.registry import create_engine
 from greenagent.engines.wire import FrameBuffer, event_to_row, frame, report_to_row
@@ -139,6 +140,7 @@ def main(argv: list[str]) -> int:
             engine = _load(channel)
             if engine is None:
                 return 1
+            settle_heap()
             Worker(channel, engine).run()
         except (EOFError, ConnectionError):
             return 0

@@ -11,7 +11,7 @@ answers was invalid. The grammar's share grows as the model shrinks.
 from __future__ import annotations
 
 import json
-import uuid
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -49,7 +49,7 @@ class CallDelta:
     def of(cls, index: int, call: ToolCall) -> CallDelta:
         """``call`` with a fresh id."""
         arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
-        return cls(index, f"call_{uuid.uuid4().hex[:24]}", call.name, arguments)
+        return cls(index, f"call_{secrets.token_hex(12)}", call.name, arguments)
 
 
 Delta = str | CallDelta

@@ -4,7 +4,7 @@ end."""
 from __future__ import annotations
 
 import asyncio
-import uuid
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing
 from datetime import datetime
@@ -18,7 +18,10 @@ from greenagent.serve.answer import Delta
 from greenagent.serve.dialect import Plan
 from greenagent.serve.metered import Account
 
-__all__ = ["ActivityLog", "Generation", "Outcome", "new_request_id", "watch_disconnect"]
+__all__ = ["WATCH_AFTER_S", "ActivityLog", "DisconnectWatch", "Generation", "Outcome", "new_request_id"]
+
+WATCH_AFTER_S = 0.1
+"""How long a request runs before anybody looks whether its client is still there."""
 
 Outcome = Literal["ok", "error", "cancelled"]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -154,15 +157,32 @@ class Generation:
 
 def new_request_id() -> str:
     """An id that is the answer's, the engine's and the activity's."""
-    return f"chatcmpl-{uuid.uuid4().hex}"
+    return f"chatcmpl-{secrets.token_hex(16)}"
 
 
-def watch_disconnect(receive: Receive, on_gone: Callable[[], None]) -> asyncio.Task[None]:
-    """Calls ``on_gone`` when the client goes away. Cancel the task when the answer is out."""
+class DisconnectWatch:
+    """Calls ``on_gone`` when the client goes away; `stop` it when the answer is out.
 
-    async def wait() -> None:
-        while (await receive())["type"] != "http.disconnect":
+    It begins to listen after `WATCH_AFTER_S`: most answers are out by then, and a task for each of them would cost more than the
+    rare generation that runs on so much longer.
+    """
+
+    def __init__(self, receive: Receive, on_gone: Callable[[], None]) -> None:
+        self._receive = receive
+        self._on_gone = on_gone
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._listen())
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        on_gone()
+        self._on_gone()
 
-    return asyncio.get_running_loop().create_task(wait())
+    def stop(self) -> None:
+        """Ends the watch; a second call changes nothing."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()

@@ -34,7 +34,9 @@ __all__ = ["READ_INTERVAL_S", "Account", "CpuTimes", "IdleSpan", "MeteredClient"
 READ_INTERVAL_S = 0.02
 """The least time between two readings that step reports cause."""
 
-_SAME_MOMENT_S = 0.001
+_ALONE_S, _AMONG_OTHERS_S = 0.001, 0.005
+"""How old a reading may be when a request ends, alone or among others. What it misses is borne by the others, as it bore theirs
+when it came; alone it would be idle."""
 
 
 class WorkerLike(Protocol):
@@ -77,9 +79,10 @@ class IdleSpan:
 class Account:
     """One request's energy account, open from its arrival to its end; several generations may run on it one after the other."""
 
-    def __init__(self, client: MeteredClient, request_id: str) -> None:
+    def __init__(self, client: MeteredClient, request_id: str, opened_s: float) -> None:
         self._client = client
         self.request_id = request_id
+        self._opened_s = opened_s
         self._energy: Energy | None = None
         self._generations = 0
 
@@ -107,7 +110,7 @@ class Account:
     def close(self) -> Energy:
         """Reads the meter, ends the account and returns what the request cost; again the same when called again."""
         if self._energy is None:
-            self._energy = self._client.settle(self.request_id)
+            self._energy = self._client.settle(self.request_id, self._opened_s)
         return self._energy
 
 
@@ -179,14 +182,15 @@ class MeteredClient:
 
     def open(self, request_id: str) -> Account:
         """Opens a request's account: from now on it carries its part of the joules. Close it, come what may."""
-        if not self._attributor.in_flight or self._clock.monotonic_s() - self._read_at_s >= READ_INTERVAL_S:
+        opened_s = self._clock.monotonic_s()
+        if not self._attributor.in_flight or opened_s - self._read_at_s >= READ_INTERVAL_S:
             self.read_meter()
-        self._attributor.arrive(request_id, self._clock.monotonic_s())
-        return Account(self, request_id)
+        self._attributor.arrive(request_id, opened_s)
+        return Account(self, request_id, opened_s)
 
-    def settle(self, request_id: str) -> Energy:
-        """Ends a request's account and returns its energy. Call it through `Account.close`."""
-        if self._fresh_steps or self._clock.monotonic_s() - self._read_at_s >= _SAME_MOMENT_S:
+    def settle(self, request_id: str, opened_s: float) -> Energy:
+        """Ends the account that was opened at ``opened_s`` and returns its energy. Call it through `Account.close`."""
+        if self._needs_reading(opened_s):
             self.read_meter()
         share = self._attributor.finish(request_id)
         return self._energy(share.engine_j + share.overhead_j, share.engine_j, share.overhead_j)
@@ -254,6 +258,14 @@ class MeteredClient:
         span = IdleSpan(self._energy(idle_j, None, None), self._idle_since, now)
         self._idle_since = now
         return span
+
+    def _needs_reading(self, opened_s: float) -> bool:
+        """Whether the end of a request that was opened at ``opened_s`` wants another reading: always when the latest is older than
+        the request, or than steps that may be its own."""
+        if self._fresh_steps or opened_s >= self._read_at_s:
+            return True
+        others = len(self._attributor.in_flight) > 1
+        return self._clock.monotonic_s() - self._read_at_s >= (_AMONG_OTHERS_S if others else _ALONE_S)
 
     def _energy(self, energy_j: float, engine_j: float | None, overhead_j: float | None) -> Energy:
         return energy_record(energy_j, engine_j, overhead_j, self.provenance, self.intensity)

@@ -24,6 +24,7 @@ import uvicorn
 
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import EnvironmentalError, GreenagentError, InputError
+from greenagent.core.heap import settle_heap
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity
 from greenagent.engines.models import resolve_model
@@ -215,6 +216,7 @@ async def serve(
         host, port = opened.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         ready = Ready(url, os.getpid(), name, engine.facts, str(engine.provenance), ledger.name)
+        settle_heap()
         async with contextlib.aclosing(engine), _idle_records(gateway, ledger):
             await _Server(_config(gateway, options), lambda: on_ready(ready)).serve([opened])
 
