@@ -5,8 +5,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from greenagent.compress.candidate import load_candidate
-from greenagent.compress.examples import encode
+from greenagent.compress.examples import collate, encode
 from greenagent.compress.prune.calibrate import calibrate
+from greenagent.compress.prune.depth import layers_by_loss
 from greenagent.compress.prune.shape import choose_layers, reshape
 from greenagent.tasks import load_task
 
@@ -60,3 +61,35 @@ def test_a_pruned_model_reloads_with_plain_transformers(tiny_dir: Path, tmp_path
     ids = torch.arange(9)[None]
     with torch.inference_mode():
         assert torch.equal(again(ids).logits, small(ids).logits)
+
+
+def test_the_search_for_layers_leaves_the_model_as_it_was(tiny_dir: Path, task_dir: Path) -> None:
+    candidate, task = load_candidate(str(tiny_dir)), load_task(task_dir)
+    rows = encode(task.splits["train"][:16], task.interface(), candidate.tokenizer, 64)
+    ids = torch.arange(9)[None]
+    with torch.inference_mode():
+        before = candidate.model(ids).logits
+    told: list[tuple[int, int]] = []
+    kept = layers_by_loss(
+        candidate.model, rows, 2, candidate.tokenizer.pad_token_id, lambda done, total: told.append((done, total))
+    )
+    assert len(kept) == 2
+    assert kept == sorted(set(kept))
+    assert told == [(1, 2), (2, 2)]
+    with torch.inference_mode():
+        assert torch.equal(candidate.model(ids).logits, before)
+
+
+def test_layers_by_loss_find_the_best_layer_to_drop(tiny_dir: Path, task_dir: Path) -> None:
+    """Against the plain way: each layer left out of a copy, the whole copy run."""
+    candidate, task = load_candidate(str(tiny_dir)), load_task(task_dir)
+    model, pad_id = candidate.model.float(), candidate.tokenizer.pad_token_id
+    rows = encode(task.splits["train"][:16], task.interface(), candidate.tokenizer, 64)
+    batch = collate(rows, pad_id)
+    losses = []
+    for out in range(4):
+        with torch.inference_mode():
+            small = reshape(model, [i for i in range(4) if i != out], None)
+            losses.append(float(small(input_ids=batch["input_ids"], labels=batch["labels"]).loss))
+    best = [i for i in range(4) if i != losses.index(min(losses))]
+    assert layers_by_loss(model, rows, 3, pad_id, lambda done, total: None) == best

@@ -13,7 +13,7 @@ from greenagent.core.engine import EngineRequest
 from greenagent.core.interface import Interface
 
 ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "weather in Paris?"}]}
-CALL = "get_weather|city=Paris|days=3"
+CALL = "get_weather|city= Paris|days=3"
 
 
 def tools_of(interface: Interface) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def free_then_forced(free: str, forced: str) -> Any:
 
 
 async def test_compact_calls_come_back_as_tool_calls(serve: Any, calls_interface: Interface) -> None:
-    served = await serve(f"{CALL}\nadd_note|text=take a coat", interface=calls_interface)
+    served = await serve(f"{CALL}\nadd_note|text= take a coat", interface=calls_interface)
     answer = await served.openai().chat.completions.create(**ASK, tools=tools_of(calls_interface))
     assert calls_of(answer) == [("get_weather", {"city": "Paris", "days": 3}), ("add_note", {"text": "take a coat"})]
     assert answer.choices[0].finish_reason == "tool_calls"
@@ -76,7 +76,7 @@ async def test_required_forces_a_call_where_the_model_would_answer_none(serve: A
 
 @pytest.mark.parametrize(
     "wrong",
-    ["bake_cake|size=3", "get_weather|city=Paris", "get_weather|city=Paris|days=9", "get_weather|city=Paris|days=x", "sure! it"],
+    ["bake_cake|size=3", "get_weather|city= Paris", "get_weather|city= Paris|days=9", "get_weather|city= Paris|days=x", "sure! it"],
 )
 async def test_an_invalid_answer_is_asked_again_under_a_grammar(serve: Any, calls_interface: Interface, wrong: str) -> None:
     served = await serve(free_then_forced(wrong, CALL), interface=calls_interface)
@@ -96,7 +96,7 @@ async def test_valid_lines_are_kept_when_a_later_one_is_invalid(serve: Any, call
 
 
 async def test_a_named_tool_is_forced_at_once(serve: Any, calls_interface: Interface) -> None:
-    served = await serve(free_then_forced("ping", "add_note|text=x"), interface=calls_interface)
+    served = await serve(free_then_forced("ping", "add_note|text= x"), interface=calls_interface)
     answer = await served.openai().chat.completions.create(**ASK, tools=tools_of(calls_interface), tool_choice=named("add_note"))
     assert calls_of(answer) == [("add_note", {"text": "x"})]
     [request] = served.worker.requests
@@ -150,7 +150,7 @@ async def test_without_tools_the_answer_is_the_model_s_own_text(
 
 
 async def test_a_cut_answer_says_length_and_lets_no_half_call_out(serve: Any, calls_interface: Interface) -> None:
-    served = await serve("add_note|text=one two three four", interface=calls_interface)
+    served = await serve("add_note|text= one two three four", interface=calls_interface)
     answer = await served.openai().chat.completions.create(**ASK, tools=tools_of(calls_interface), max_tokens=2)
     assert answer.choices[0].finish_reason == "length"
     assert not answer.choices[0].message.tool_calls

@@ -74,7 +74,7 @@ async def test_calls_usage_and_the_request_that_is_sent() -> None:
     [
         ([PAY], True, "I cannot.", []),
         ([PAY], True, None, []),
-        ([PAY], False, "pay|to=Anna", EXAMPLE.expected),
+        ([PAY], False, "pay|to= Anna", EXAMPLE.expected),
         ([PAY], False, "I cannot.", None),
         ([PAY], False, "none", []),
         ([Tool(name="pay_bill")], False, "pay bill", [ToolCall(name="pay_bill")]),

@@ -184,15 +184,15 @@ class FakeEngine:
 
 
 async def test_engine_answers_go_through_the_interface() -> None:
-    engine = FakeEngine("pay|to=Anna")
+    engine = FakeEngine("pay|to= Anna")
     answer = await EngineAnswerer(engine, Interface(kind="calls", tools=TOOLS, max_answer_tokens=9)).answer(example(1))
     assert answer.calls == [ToolCall(name="pay", arguments={"to": "Anna"})]
-    assert (answer.text, answer.prompt_tokens, answer.generated_tokens, answer.error) == ("pay|to=Anna", 4, 2, None)
+    assert (answer.text, answer.prompt_tokens, answer.generated_tokens, answer.error) == ("pay|to= Anna", 4, 2, None)
     assert answer.energy == energy(2.0)
     assert (engine.requests[0].prompt, engine.requests[0].max_tokens, engine.requests[0].temperature) == ("text 1\n", 9, 0.0)
 
 
-@pytest.mark.parametrize(("text", "finish"), [("pay|t=Anna", "stop"), ("pay|to=Anna", "length"), ("pay|to=Anna", "error")])
+@pytest.mark.parametrize(("text", "finish"), [("pay|t= Anna", "stop"), ("pay|to= Anna", "length"), ("pay|to= Anna", "error")])
 async def test_invalid_cut_and_failed_engine_answers_have_no_calls(text: str, finish: str) -> None:
     answer = await EngineAnswerer(FakeEngine(text, finish), Interface(kind="calls", tools=TOOLS)).answer(example(1))
     assert answer.calls is None

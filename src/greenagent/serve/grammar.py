@@ -77,13 +77,13 @@ def _choice(options: Sequence[str]) -> str:
 
 
 def _value(schema: dict[str, Any]) -> str:
-    """The rule of an argument: raw text for strings, JSON for the rest."""
+    """The rule of an argument: a blank and raw text for strings, JSON for the rest."""
     if schema.get("type", "string") != "string":
         return _json(schema)
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     if values:
-        return _choice([_literal(_escape(str(v))) for v in values])
-    return "raw1" if schema.get("minLength", 0) > 0 else "raw"
+        return _choice([_literal(" " + _escape(str(v))) for v in values])
+    return '" " raw1' if schema.get("minLength", 0) > 0 else '" " raw'
 
 
 def _json(schema: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""``prune``: depth by block influence, feed-forward width by activation importance, vocabulary down to the task's."""
+"""``prune``: depth by block influence or by loss, feed-forward width by activation importance, vocabulary down to the task's."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from greenagent.compress.augment import swap_values
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.examples import encode, texts
-from greenagent.compress.prune.calibrate import calibrate
+from greenagent.compress.prune.calibrate import Importance, calibrate
+from greenagent.compress.prune.depth import layers_by_loss
 from greenagent.compress.prune.shape import choose_layers, reshape
 from greenagent.compress.prune.vocabulary import trim_vocabulary
 from greenagent.compress.run import Run, StepOptions
@@ -16,6 +18,7 @@ from greenagent.core.errors import RecipeError
 
 __all__ = ["Prune"]
 
+_SEARCH_EXAMPLES, _SEARCH_SWAPPED = 32, 0.5  # swapped, so that layers that copy are missed
 _BLOCK = 32  # the block of every quantized format: a width must be a multiple of it
 
 
@@ -23,7 +26,11 @@ class Prune(StepOptions):
     """Removes layers, neurons and tokens; what is asked for is what is left."""
 
     depth: int | None = Field(default=None, ge=1, description="layers to keep")
-    layers: list[int] | None = Field(default=None, description="keep exactly these layers instead of choosing by influence")
+    depth_by: Literal["influence", "loss"] = Field(
+        default="influence",
+        description="how layers are chosen: by block influence (one pass), or by the loss without each, one after the other",
+    )
+    layers: list[int] | None = Field(default=None, description="keep exactly these layers instead of choosing")
     ffn: int | None = Field(default=None, ge=_BLOCK, description="feed-forward neurons to keep per layer")
     vocabulary: Literal["task"] | None = Field(default=None, description="'task': only the tokens the task's texts need")
     common_tokens: int = Field(
@@ -66,10 +73,21 @@ class Prune(StepOptions):
         rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=4096)
         importance = calibrate(candidate.model, rows, candidate.tokenizer.pad_token_id)
         depth = self.depth or config.num_hidden_layers
-        layers = self.layers or choose_layers(importance.block_influence, depth)
+        layers = self.layers or self._choose(candidate, run, importance, depth)
         neurons = [importance.neurons[i].topk(self.ffn).indices.sort().values for i in layers] if self.ffn else None
         run.notes.update(layers_kept=layers, block_influence=[round(b, 4) for b in importance.block_influence])
         return candidate.changed(reshape(candidate.model, layers, neurons))
+
+    def _choose(self, candidate: Candidate, run: Run, importance: Importance, depth: int) -> list[int]:
+        if self.depth_by == "influence":
+            return choose_layers(importance.block_influence, depth)
+        examples = swap_values(list(run.fit)[:_SEARCH_EXAMPLES], run.interface.tools, _SEARCH_SWAPPED, run.seed)
+        rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=4096)
+
+        def progress(done: int, total: int) -> None:
+            run.progress("prune: choosing layers", done, total, "")
+
+        return layers_by_loss(candidate.model, rows, depth, candidate.tokenizer.pad_token_id, progress)
 
     def _check(self, depth: int, width: int) -> None:
         if (self.depth or 0) > depth or max(self.layers or [0]) >= depth:
