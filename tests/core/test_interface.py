@@ -13,7 +13,7 @@ BALANCE = Tool(name="account_balance")
 
 def test_a_prompt_is_the_users_words_and_a_newline() -> None:
     messages = [Message(role="system", content="be brief"), Message(role="user", content="wake  me\n at 7 ")]
-    assert Interface(kind="calls", tools=[ALARM]).render_prompt(messages) == "wake me at 7\n"
+    assert Interface(kind="calls", tools=[ALARM]).render_prompt(messages) == " wake me at 7\n"
 
 
 def test_turns_stand_on_lines_of_their_own() -> None:
@@ -25,7 +25,7 @@ def test_turns_stand_on_lines_of_their_own() -> None:
         Message(role="tool", content='{"ok": true}', tool_call_id="1"),
         Message(role="user", content="thanks"),
     ]
-    assert interface.render_prompt(messages) == 'wake me at 7\nset_alarm|time=7:00\n= {"ok": true}\nthanks\n'
+    assert interface.render_prompt(messages) == ' wake me at 7\nset_alarm|time= 7:00\n= {"ok": true}\n thanks\n'
 
 
 def test_labels_are_words_and_come_back_as_calls() -> None:

@@ -42,11 +42,12 @@ class TrainOptions(StepOptions):
     )
     copies: int = Field(default=1, ge=1, description="how many times each example is taken, each with other swapped values")
 
-    def examples(self, run: Run) -> list[Example]:
-        """The fit split as this step trains on it."""
+    def examples(self, run: Run, tokenizer: Any) -> list[Example]:
+        """The fit split as this step trains on it; swapped values are made of ``tokenizer``'s words."""
         chosen = list(run.fit)[: self.max_examples]
         tools = run.interface.tools
-        return [e for copy in range(self.copies) for e in swap_values(chosen, tools, self.swap_values, run.seed + copy)]
+        copies = (swap_values(chosen, tools, self.swap_values, run.seed + copy, tokenizer) for copy in range(self.copies))
+        return [example for copy in copies for example in copy]
 
 
 def supervised(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """How to talk to a model: stored in its card, used alike by training, evaluation and serving.
 
 ``chat``: the tokenizer's chat template renders messages and tools; for general models.
-``calls``: ``user text\\n`` in, compact tool calls out (`greenagent.core.calls`); for models specialised on one set of tools.
+``calls``: `` user text\\n`` in, compact tool calls out (`greenagent.core.calls`); for models specialised on one set of tools.
+The blank in front gives the first word the tokens it has inside a sentence and in an answer.
 ``label``: ``user text\\n`` in, one label out, read as a call of the tool of that name without arguments.
 
 A specialised model has no tools in its prompt (they are in its weights), which is why it is short and cheap, and why it
@@ -65,7 +66,7 @@ class Interface(BaseModel):
             if message.role == "assistant":
                 lines.append(self.render_answer(message.tool_calls) if message.tool_calls else message.content or NO_CALL)
             else:
-                mark = "= " if message.role == "tool" else ""
+                mark = "= " if message.role == "tool" else " " if self.kind == "calls" else ""
                 lines.append(mark + " ".join((message.content or "").split()))
         return "\n".join(lines) + "\n"
 

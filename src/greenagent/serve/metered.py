@@ -260,8 +260,8 @@ class MeteredClient:
         return span
 
     def _needs_reading(self, opened_s: float) -> bool:
-        """Whether the end of a request that was opened at ``opened_s`` wants another reading: always when the latest is older than
-        the request, or than steps that may be its own."""
+        """Whether the end of a request that was opened at ``opened_s`` wants another reading: always when the latest is older
+        than the request, or than steps that may be its own."""
         if self._fresh_steps or opened_s >= self._read_at_s:
             return True
         others = len(self._attributor.in_flight) > 1

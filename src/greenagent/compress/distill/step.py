@@ -37,8 +37,8 @@ class Distill(TrainOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Checks the vocabularies, computes (or reloads) the teacher's signals, trains."""
-        examples = self.examples(run)
         tokenizer = candidate.tokenizer
+        examples = self.examples(run, tokenizer)
         rows = encode(examples, run.interface, tokenizer, self.max_tokens)
         signals = self._signals(rows, candidate, run)
         for index, row in enumerate(rows):

@@ -81,7 +81,8 @@ class Prune(StepOptions):
     def _choose(self, candidate: Candidate, run: Run, importance: Importance, depth: int) -> list[int]:
         if self.depth_by == "influence":
             return choose_layers(importance.block_influence, depth)
-        examples = swap_values(list(run.fit)[:_SEARCH_EXAMPLES], run.interface.tools, _SEARCH_SWAPPED, run.seed)
+        some = list(run.fit)[:_SEARCH_EXAMPLES]
+        examples = swap_values(some, run.interface.tools, _SEARCH_SWAPPED, run.seed, candidate.tokenizer)
         rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=4096)
 
         def progress(done: int, total: int) -> None:
