@@ -189,7 +189,7 @@ async def test_engine_answers_go_through_the_interface() -> None:
     assert answer.calls == [ToolCall(name="pay", arguments={"to": "Anna"})]
     assert (answer.text, answer.prompt_tokens, answer.generated_tokens, answer.error) == ("pay|to= Anna", 4, 2, None)
     assert answer.energy == energy(2.0)
-    assert (engine.requests[0].prompt, engine.requests[0].max_tokens, engine.requests[0].temperature) == ("text 1\n", 9, 0.0)
+    assert (engine.requests[0].prompt, engine.requests[0].max_tokens, engine.requests[0].temperature) == (" text 1\n", 9, 0.0)
 
 
 @pytest.mark.parametrize(("text", "finish"), [("pay|t= Anna", "stop"), ("pay|to= Anna", "length"), ("pay|to= Anna", "error")])

@@ -30,8 +30,8 @@ class Words:
     def __init__(self, examples: Sequence[Example], tokenizer: Any = None) -> None:
         self._own = sorted({word for e in examples for word in _WORD.findall(e.messages[-1].content or "")})
         tokens = sorted(tokenizer.get_vocab()) if tokenizer is not None else []
-        self._starts = [found[1] for token in tokens if (found := _START.fullmatch(token))]
-        self._tails = [token for token in tokens if _TAIL.fullmatch(token)]
+        self._starts: list[str] = [found[1] for token in tokens if (found := _START.fullmatch(token))]
+        self._tails: list[str] = [token for token in tokens if _TAIL.fullmatch(token)]
 
     def __bool__(self) -> bool:
         return bool(self._own or self._starts)
