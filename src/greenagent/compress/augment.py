@@ -28,7 +28,7 @@ class Words:
     """Words to draw from: a third the examples' own, a third of the tokenizer's, a third made up of its pieces."""
 
     def __init__(self, examples: Sequence[Example], tokenizer: Any = None) -> None:
-        self._own = sorted({word for e in examples for word in _WORD.findall(e.messages[-1].content or "")})
+        self._own: list[str] = sorted({word for e in examples for word in _WORD.findall(e.messages[-1].content or "")})
         tokens = sorted(tokenizer.get_vocab()) if tokenizer is not None else []
         self._starts: list[str] = [found[1] for token in tokens if (found := _START.fullmatch(token))]
         self._tails: list[str] = [token for token in tokens if _TAIL.fullmatch(token)]
