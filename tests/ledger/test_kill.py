@@ -15,8 +15,10 @@ from greenagent.ledger import open_ledger
 APPENDER = Path(__file__).with_name("appender.py")
 
 
-def storm(path: Path, kills: int, writer: str, seed: int) -> None:
-    """Appends in a child, kills it at a random moment, and looks for everything it had acknowledged; again and again."""
+def storm(path: Path, kills: int, writer: str, seed: int) -> int:
+    """Appends in a child, kills it at a random moment, and looks for everything it had acknowledged; again and again.
+
+    Gives how many appends were acknowledged."""
     dice = random.Random(seed)
     acknowledged: set[str] = set()
     for kill in range(kills):
@@ -36,15 +38,15 @@ def storm(path: Path, kills: int, writer: str, seed: int) -> None:
                 result = ledger.verify()
                 assert result.ok, result.problems
                 assert acknowledged <= {activity.id for activity in ledger.activities()}
-    assert acknowledged
+    return len(acknowledged)
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged(path):
-    storm(path, 5, "one", seed=1)
+    assert storm(path, 5, "one", seed=1) > 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("writer", ["one", "-"])
 def test_a_hundred_kills_lose_nothing_that_was_acknowledged(path, writer):
-    storm(path, 100, writer, seed=2)
+    assert storm(path, 100, writer, seed=2) > 0

@@ -44,13 +44,20 @@ def test_a_missing_key_file_is_an_error(tmp_path: Path) -> None:
         load_keys(tmp_path / "nothing")
 
 
+def refused(host: str, keys: ApiKeys | None) -> bool:
+    try:
+        check_exposure(host, keys)
+    except InputError as error:
+        return "without API keys" in str(error)
+    return False
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_needs_no_keys(host: str) -> None:
-    check_exposure(host, None)
+    assert not refused(host, None)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
 def test_everything_else_does(host: str) -> None:
-    with pytest.raises(InputError, match="without API keys"):
-        check_exposure(host, None)
-    check_exposure(host, ApiKeys(["a-long-key"]))
+    assert refused(host, None)
+    assert not refused(host, ApiKeys(["a-long-key"]))
