@@ -17,6 +17,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from greenagent.core.clock import Clock, SystemClock
@@ -271,8 +272,8 @@ _CHAT_PATH = "/v1/chat/completions"
 
 
 class _ShortWay:
-    """Leads chat requests straight to the gateway, past the framework's layers, which cost a tenth of a small model's overhead
-    and do nothing for them. Everything else goes through ``app``."""
+    """Leads chat requests straight to the gateway, past the framework's layers, which cost CPU time and do nothing for them.
+    Everything else goes through ``app``."""
 
     def __init__(self, app: FastAPI, gateway: Gateway) -> None:
         self._app = app
@@ -284,6 +285,8 @@ class _ShortWay:
             return
         try:
             response = await self._gateway.chat(Request(scope, receive))
+        except ClientDisconnect:
+            return  # the client left before its request was whole: nothing was begun, and nobody listens
         except Exception as error:
             _log.exception("a chat request failed before its answer began")
             response = _problem(as_api_error(error))

@@ -182,9 +182,9 @@ class MeteredClient:
 
     def open(self, request_id: str) -> Account:
         """Opens a request's account: from now on it carries its part of the joules. Close it, come what may."""
-        opened_s = self._clock.monotonic_s()
-        if not self._attributor.in_flight or opened_s - self._read_at_s >= READ_INTERVAL_S:
+        if not self._attributor.in_flight or self._clock.monotonic_s() - self._read_at_s >= READ_INTERVAL_S:
             self.read_meter()
+        opened_s = self._clock.monotonic_s()
         self._attributor.arrive(request_id, opened_s)
         return Account(self, request_id, opened_s)
 
