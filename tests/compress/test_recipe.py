@@ -31,6 +31,7 @@ def test_a_good_recipe_gives_typed_steps(tmp_path: Path) -> None:
         ("name: r\nsteps: [{fine_tune: {epochs: 0}}]\n", "greater than 0"),
         ("name: r\nsteps: [{prune: {}}]\n", "say what to keep"),
         ("name: r\nsteps: [{prune: {ffn: 100}}]\n", "multiple of 32"),
+        ("name: r\nsteps: [{prune: {ffn: 96, depth_by: loss}}]\n", "it needs depth"),
         ("- a\n- b\n", "a recipe is a mapping"),
         ("name: [\n", "not readable as YAML"),
     ],

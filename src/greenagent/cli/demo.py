@@ -38,7 +38,7 @@ def demo(
 ) -> None:
     """Makes a small model of the embedded one, serves both, replays the same requests on both, and reports.
 
-    Fine-tune, prune, distill, quantize: about ten minutes on two cores. Interrupted, it continues where it stopped.
+    Fine-tune, prune, distill, quantize: about a quarter of an hour on two cores. Interrupted, it continues where it stopped.
     """
     from greenagent.account.report import build_report, render_table
     from greenagent.cli.progress import ProgressLine

@@ -1,8 +1,8 @@
 r"""Grammars that leave a model no way to answer wrongly: EBNF in xgrammar's dialect for the compact form, JSON schema for JSON
 calls.
 
-The compact form (`greenagent.core.calls`) has its keys in the order of the schema; strings stand raw with ``\\ \n \p`` escaped,
-other values are JSON. What a grammar cannot say (``pattern``, ``format``, wide numeric ranges) is checked on the answer
+The compact form (`greenagent.core.calls`) has its keys in the order of the schema; strings stand raw behind a blank, with
+``\\ \n \p`` escaped, other values are JSON. What a grammar cannot say (``pattern``, ``format``, wide numeric ranges) is checked on the answer
 afterwards.
 """
 

@@ -21,7 +21,8 @@ def layers_by_loss(
     ``rows`` is lowest (the criterion of Kim et al. 2024, Shortened LLaMA; greedy, so that layers that stand in for each other
     are not dropped together).
 
-    ``progress`` is told (layers dropped, layers to drop). Costs depth^2 / 2 passes over ``rows`` at most: a few dozen are enough.
+    ``progress`` is told (layers dropped, layers to drop). L layers take at most L^2 / 2 passes over ``rows``,
+    of which a few dozen are enough.
     """
     batch = collate(sorted(rows, key=lambda r: len(r["input_ids"])), pad_id)
     labels = batch["labels"][:, 1:]

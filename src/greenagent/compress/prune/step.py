@@ -46,6 +46,8 @@ class Prune(StepOptions):
             raise ValueError("prune: say what to keep: depth, layers, ffn or vocabulary")
         if self.depth and self.layers:
             raise ValueError("prune: give depth or layers, not both")
+        if self.depth_by == "loss" and not self.depth:
+            raise ValueError("prune: depth_by says how layers are chosen: it needs depth, how many to keep")
         if self.ffn and self.ffn % _BLOCK:
             raise ValueError(f"prune: ffn must be a multiple of {_BLOCK}, the block of the quantized formats; got {self.ffn}")
         return self
