@@ -2,8 +2,8 @@ r"""Grammars that leave a model no way to answer wrongly: EBNF in xgrammar's dia
 calls.
 
 The compact form (`greenagent.core.calls`) has its keys in the order of the schema; strings stand raw behind a blank, with
-``\\ \n \p`` escaped, other values are JSON. What a grammar cannot say (``pattern``, ``format``, wide numeric ranges) is checked on the answer
-afterwards.
+``\\ \n \p`` escaped, other values are JSON. What a grammar cannot say (``pattern``, ``format``, wide numeric ranges) is checked
+on the answer afterwards.
 """
 
 from __future__ import annotations
