@@ -23,9 +23,19 @@ from greenagent.core.records import ModelCard
 STEPS: list[dict[str, dict[str, object] | None]] = [
     {"fine_tune": {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}},
     {"quantize": {"format": "Q8_0", "save_as": "teacher"}},
+    {"synthesize": {"teacher": "teacher", "lists": 8, "shots": 4}},
     {"prune": {"vocabulary": "task", "common_tokens": 300}},
     {"prune": {"depth": 2, "ffn": 64}},
-    {"distill": {"teacher": "teacher", "epochs": 6, "batch_size": 8, "learning_rate": 3e-3, "subword_dropout": 0.05}},
+    {
+        "distill": {
+            "teacher": "teacher",
+            "epochs": 6,
+            "batch_size": 8,
+            "learning_rate": 3e-3,
+            "subword_dropout": 0.05,
+            "synthetic": 1,
+        }
+    },
     {"quantize": {"format": "Q8_0"}},
 ]
 
@@ -58,8 +68,8 @@ def test_the_student_learnt_what_the_teacher_knows(made: tuple[Path, ModelCard, 
 
 def test_every_step_is_on_the_card_with_its_joules(made: tuple[Path, ModelCard, list[str]]) -> None:
     _, card, recorded = made
-    assert [s.step for s in card.steps] == ["fine_tune", "quantize", "prune", "prune", "distill", "quantize"]
-    assert len(recorded) == 6
+    assert [s.step for s in card.steps] == ["fine_tune", "quantize", "synthesize", "prune", "prune", "distill", "quantize"]
+    assert len(recorded) == 7
     for step in card.steps:
         assert step.energy.energy_j is not None
         assert step.energy.energy_j > 0

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from greenagent.compress.recipe import load_recipe
+from greenagent.compress.recipe import Recipe, load_recipe
 from greenagent.core.errors import RecipeError
 
 GOOD = "name: r\nsteps:\n  - fine_tune: {epochs: 1}\n  - quantize: {}\n"
@@ -53,3 +53,18 @@ def test_the_hash_ignores_the_description_only(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, GOOD))
     assert recipe.model_copy(update={"description": "other"}).sha256 == recipe.sha256
     assert recipe.model_copy(update={"seed": 1}).sha256 != recipe.sha256
+
+
+def test_what_no_earlier_step_gives_is_said_before_anything_runs() -> None:
+    def recipe(*steps: dict[str, dict[str, object] | None]) -> Recipe:
+        return Recipe.model_validate({"name": "r", "steps": list(steps)})
+
+    with pytest.raises(RecipeError, match=r"step 1 \(fine_tune\): synthetic: .* put a synthesize step before"):
+        recipe({"fine_tune": {"synthetic": 1}}, {"quantize": {"save_as": "t"}}, {"synthesize": {"teacher": "t"}}).typed_steps()
+    with pytest.raises(RecipeError, match=r"step 2 \(distill\): no teacher 't'.*\(large\)"):
+        recipe({"quantize": {"save_as": "large"}}, {"distill": {"teacher": "t"}}, {"quantize": {"save_as": "t"}}).typed_steps()
+    with pytest.raises(RecipeError, match="no teacher 't'"):
+        recipe({"synthesize": {"teacher": "t"}}).typed_steps()
+    recipe(
+        {"quantize": {"save_as": "t"}}, {"synthesize": {"teacher": "t"}}, {"distill": {"teacher": "t", "synthetic": 1}}
+    ).typed_steps()

@@ -55,12 +55,8 @@ def swap_values(
     """
     rng = random.Random(seed)
     words = Words(examples, tokenizer)
-    free = {(t.name, key) for t in tools for key, schema in t.properties.items() if _is_free(schema)}
+    free = {(t.name, key) for t in tools for key in t.free_text}
     return [_swap(e, free, words, rng) if words and rng.random() < share else e for e in examples]
-
-
-def _is_free(schema: dict[str, object]) -> bool:
-    return schema.get("type", "string") == "string" and "enum" not in schema
 
 
 def _swap(example: Example, free: set[tuple[str, str]], words: Words, rng: random.Random) -> Example:

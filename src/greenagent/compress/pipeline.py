@@ -68,7 +68,8 @@ def compress(
     work = _open_work(out, recipe, task, resume=resume, restart=restart)
     interface = task.interface()
     fit, select = fit_select(task.splits["train"], recipe.seed, recipe.select_share)
-    run = Run(recipe.name, interface, fit, select, recipe.seed, work, progress, say, step_dir=work)
+    held_out = [example for split, examples in task.splits.items() if split != "train" for example in examples]
+    run = Run(recipe.name, interface, fit, select, recipe.seed, work, progress, say, work, held_out)
     meter = Meter(discover())
     try:
         runner = StepRunner(meter, clock or SystemClock(), intensity)

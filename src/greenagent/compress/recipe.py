@@ -25,10 +25,11 @@ def _steps() -> dict[str, Any]:
         from greenagent.compress.fine_tune import FineTune
         from greenagent.compress.prune.step import Prune
         from greenagent.compress.quantize.step import Quantize
+        from greenagent.compress.synthesize.step import Synthesize
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
 
-    ours = {"fine_tune": FineTune, "prune": Prune, "distill": Distill, "quantize": Quantize}
+    ours = {"fine_tune": FineTune, "prune": Prune, "distill": Distill, "quantize": Quantize, "synthesize": Synthesize}
     others = {e.name: e.load() for e in entry_points(group="greenagent.steps") if e.name not in ours}
     return others | ours
 
@@ -52,7 +53,7 @@ class Recipe(BaseModel):
     def typed_steps(self) -> list[tuple[str, Any]]:
         """The steps as (name, validated options). Raises `RecipeError` naming step and key."""
         kinds = _steps()
-        typed = []
+        typed: list[tuple[str, Any]] = []
         for number, entry in enumerate(self.steps, 1):
             if len(entry) != 1:
                 raise RecipeError(f"step {number}: wants exactly one step name, got {sorted(entry) or 'nothing'}")
@@ -60,9 +61,13 @@ class Recipe(BaseModel):
             if name not in kinds:
                 raise RecipeError(f"step {number}: unknown step {name!r}{nearest(name, kinds)} (known: {', '.join(kinds)})")
             try:
-                typed.append((name, kinds[name].model_validate(options or {})))
+                step = kinds[name].model_validate(options or {})
+                step.check([earlier for _, earlier in typed])
             except ValidationError as error:
                 raise RecipeError(f"step {number} ({name}): {_explain(error, kinds[name])}") from error
+            except RecipeError as error:
+                raise RecipeError(f"step {number} ({name}): {error}") from error
+            typed.append((name, step))
         return typed
 
     @property

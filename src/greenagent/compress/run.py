@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.compress.candidate import Candidate
+from greenagent.core.errors import RecipeError
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Progress", "Run", "StepOptions"]
+__all__ = ["SYNTHETIC_FILE", "Progress", "Run", "StepOptions", "require_teacher"]
+
+SYNTHETIC_FILE = "synthetic.jsonl"
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -26,8 +29,9 @@ Progress = Callable[[str, int, int, str], None]
 class Run:
     """What a step is given besides the candidate.
 
-    ``fit`` and ``select`` are the two parts of ``train``; nothing else is ever looked at before the card is written.
-    ``step_dir`` is the running step's own folder; ``notes`` go onto the card.
+    ``fit`` and ``select`` are the two parts of ``train``; nothing else is ever looked at before the card is written, except that
+    synthetic requests must not be among ``held_out``, the other splits' requests. ``saved`` has the candidates kept by
+    ``save_as``. ``step_dir`` is the running step's own folder; ``notes`` go onto the card.
     """
 
     name: str
@@ -39,8 +43,23 @@ class Run:
     progress: Progress
     say: Callable[[str], None]
     step_dir: Path
+    held_out: Sequence[Example] = ()
     saved: dict[str, Path] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+
+    def synthetic(self) -> list[Example]:
+        """What the `synthesize` steps so far have written."""
+        paths = sorted(self.work.glob(f"*/{SYNTHETIC_FILE}"))
+        return [Example.model_validate_json(line) for path in paths for line in path.read_text().splitlines()]
+
+    def calibration(self, count: int) -> list[Example]:
+        """``count`` examples to look at a model with; half of them synthetic where there are any."""
+        written = self.synthetic()[: count // 2]
+        return [*list(self.fit)[: count - len(written)], *written]
+
+    def teacher(self, name: str) -> Path:
+        """The weights of the teacher called ``name`` (see `require_teacher`)."""
+        return self.saved.get(name) or Path(name)
 
 
 class StepOptions(BaseModel, ABC):
@@ -54,6 +73,17 @@ class StepOptions(BaseModel, ABC):
         description="also keep the candidate after this step, as a model directory of this name in the output",
     )
 
+    def check(self, earlier: Sequence[StepOptions]) -> None:
+        """Raises `RecipeError` when this step needs something that no ``earlier`` step of the recipe gives."""
+
     @abstractmethod
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Does the step; leaves facts for the card in ``run.notes``."""
+
+
+def require_teacher(name: str, earlier: Sequence[StepOptions]) -> None:
+    """Raises `RecipeError` unless ``name`` is the ``save_as`` of an ``earlier`` step or a model directory."""
+    saved = {step.save_as for step in earlier if step.save_as}
+    if name not in saved and not Path(name).is_dir():
+        known = ", ".join(sorted(saved)) or "none"
+        raise RecipeError(f"no teacher {name!r}: not a directory, and not the save_as of an earlier step ({known})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from greenagent.compress.augment import swap_values
 from greenagent.compress.examples import IGNORED, Encoded, LengthGroupedSampler, collate
 from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.run import Run, StepOptions
+from greenagent.compress.synthesize.step import Synthesize
+from greenagent.core.errors import RecipeError
 from greenagent.tasks import Example
 
 __all__ = ["TrainOptions", "train"]
@@ -41,13 +43,25 @@ class TrainOptions(StepOptions):
         default=0.0, ge=0, le=1, description="share of the examples whose argument values are swapped for other words"
     )
     copies: int = Field(default=1, ge=1, description="how many times each example is taken, each with other swapped values")
+    synthetic: int = Field(
+        default=0, ge=0, description="how many times each example that synthesize wrote is taken, likewise swapped"
+    )
+
+    def check(self, earlier: Sequence[StepOptions]) -> None:
+        if self.synthetic and not any(isinstance(step, Synthesize) for step in earlier):
+            raise RecipeError("synthetic: there are no synthetic examples: put a synthesize step before this one")
 
     def examples(self, run: Run, tokenizer: Any) -> list[Example]:
-        """The fit split as this step trains on it; swapped values are made of ``tokenizer``'s words."""
-        chosen = list(run.fit)[: self.max_examples]
+        """The fit split and the synthetic examples as this step trains on them; swapped values are of ``tokenizer``'s words."""
+        return [
+            *self._copies(list(run.fit)[: self.max_examples], self.copies, run, tokenizer),
+            *self._copies(run.synthetic() if self.synthetic else [], self.synthetic, run, tokenizer),
+        ]
+
+    def _copies(self, examples: list[Example], copies: int, run: Run, tokenizer: Any) -> list[Example]:
         tools = run.interface.tools
-        copies = (swap_values(chosen, tools, self.swap_values, run.seed + copy, tokenizer) for copy in range(self.copies))
-        return [example for copy in copies for example in copy]
+        swapped = (swap_values(examples, tools, self.swap_values, run.seed + copy, tokenizer) for copy in range(copies))
+        return [example for copy in swapped for example in copy]
 
 
 def supervised(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -58,6 +58,11 @@ class Tool(BaseModel):
         """The names of the arguments that must be present."""
         return list(self.parameters.get("required") or [])
 
+    @property
+    def free_text(self) -> list[str]:
+        """The names of the arguments that may be any string (no ``enum``)."""
+        return [k for k, schema in self.properties.items() if schema.get("type", "string") == "string" and "enum" not in schema]
+
     def openai(self) -> dict[str, Any]:
         """The tool as OpenAI's ``tools`` entry."""
         return {"type": "function", "function": self.model_dump()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -12,9 +12,8 @@ from greenagent.compress.candidate import Candidate, load_candidate
 from greenagent.compress.distill.losses import additive
 from greenagent.compress.distill.signals import Signals, teacher_signals, vocabulary_map
 from greenagent.compress.examples import Encoded, collate, encode, subword_variants
-from greenagent.compress.run import Run
+from greenagent.compress.run import Run, StepOptions, require_teacher
 from greenagent.compress.train import TrainOptions, train
-from greenagent.core.errors import RecipeError
 
 __all__ = ["Distill"]
 
@@ -34,6 +33,10 @@ class Distill(TrainOptions):
         default=0.0, ge=0, lt=1, description="BPE-dropout on the student's prompts (the teacher reads them uncut)"
     )
     top_k: int = Field(default=64, ge=1, description="teacher tokens kept per position")
+
+    def check(self, earlier: Sequence[StepOptions]) -> None:
+        super().check(earlier)
+        require_teacher(self.teacher, earlier)
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Checks the vocabularies, computes (or reloads) the teacher's signals, trains."""
@@ -70,7 +73,7 @@ class Distill(TrainOptions):
         path = run.step_dir / "teacher-signals.pt"
         if path.is_file():
             return Signals.load(path)
-        teacher = load_candidate(str(self._teacher_path(run)))
+        teacher = load_candidate(str(run.teacher(self.teacher)))
         sample = [run.interface.render_prompt(e.messages) for e in list(run.fit)[:200]]
         mapped = vocabulary_map(candidate.tokenizer, teacher.tokenizer, sample)
         signals = teacher_signals(
@@ -85,13 +88,3 @@ class Distill(TrainOptions):
         signals.save(partial)
         partial.replace(path)
         return signals
-
-    def _teacher_path(self, run: Run) -> Path:
-        if self.teacher in run.saved:
-            return run.saved[self.teacher]
-        if Path(self.teacher).is_dir():
-            return Path(self.teacher)
-        known = ", ".join(sorted(run.saved)) or "none"
-        raise RecipeError(
-            f"distill: no teacher {self.teacher!r}: not a directory, and not the save_as of an earlier step ({known})"
-        )

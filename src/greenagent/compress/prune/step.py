@@ -62,7 +62,7 @@ class Prune(StepOptions):
 
     def _trim(self, candidate: Candidate, run: Run) -> Candidate:
         before = len(candidate.tokenizer)
-        corpus = texts([*run.fit, *run.select], run.interface)
+        corpus = texts([*run.fit, *run.select, *run.synthetic()], run.interface)
         common = candidate.tokenizer.convert_ids_to_tokens(range(min(self.common_tokens, before)))  # BPE ids go by frequency
         trimmed = trim_vocabulary(candidate.model, candidate.tokenizer, corpus, keep_tokens=common)
         run.notes.update(vocabulary_before=before, vocabulary_after=len(trimmed.kept_ids))
@@ -71,8 +71,7 @@ class Prune(StepOptions):
     def _reshape(self, candidate: Candidate, run: Run) -> Candidate:
         config = candidate.model.config
         self._check(config.num_hidden_layers, config.intermediate_size)
-        examples = list(run.fit)[: self.calibration_examples]
-        rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=4096)
+        rows = encode(run.calibration(self.calibration_examples), run.interface, candidate.tokenizer, max_tokens=4096)
         importance = calibrate(candidate.model, rows, candidate.tokenizer.pad_token_id)
         depth = self.depth or config.num_hidden_layers
         layers = self.layers or self._choose(candidate, run, importance, depth)
@@ -83,8 +82,9 @@ class Prune(StepOptions):
     def _choose(self, candidate: Candidate, run: Run, importance: Importance, depth: int) -> list[int]:
         if self.depth_by == "influence":
             return choose_layers(importance.block_influence, depth)
-        some = list(run.fit)[:_SEARCH_EXAMPLES]
-        examples = swap_values(some, run.interface.tools, _SEARCH_SWAPPED, run.seed, candidate.tokenizer)
+        examples = swap_values(
+            run.calibration(_SEARCH_EXAMPLES), run.interface.tools, _SEARCH_SWAPPED, run.seed, candidate.tokenizer
+        )
         rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=4096)
 
         def progress(done: int, total: int) -> None:

@@ -1,0 +1,77 @@
+"""A language model continues lists of training requests: the same wishes in words that the training set does not have.
+
+Each list has requests of one answer (one tool, one intent), so that what follows mostly means the same. Few-shot generation from
+a task's own examples, after Self-Instruct (Wang et al. 2023).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from greenagent.compress.synthesize.label import answer_name
+from greenagent.core.engine import EngineRequest
+from greenagent.tasks import Example
+
+__all__ = ["continuations", "new_requests", "normalised"]
+
+_HEAD = "Different ways in which people ask an assistant for the same thing, in many different wordings:\n"
+_MARK = "- "
+_MAX_WORDS = 24
+_WORD = re.compile(r"\w+")
+
+
+def continuations(
+    examples: Sequence[Example], count: int, *, shots: int, temperatures: Sequence[float], max_tokens: int, seed: int
+) -> list[EngineRequest]:
+    """``count`` lists to continue, of ``shots`` requests each; answers and ``temperatures`` take turns."""
+    rng = random.Random(seed)
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for example in examples:
+        kinds[answer_name(example.expected)].append(_one_line(example.messages[-1].content or ""))
+    names = sorted(kinds)
+    rng.shuffle(names)
+    requests = []
+    for number in range(count):
+        known = kinds[names[number % len(names)]]
+        listed = "".join(f"{_MARK}{text}\n" for text in rng.sample(known, min(shots, len(known))))
+        requests.append(
+            EngineRequest(
+                request_id=f"write-{seed}-{number}",
+                prompt=f"{_HEAD}{listed}{_MARK.rstrip()}",
+                max_tokens=max_tokens,
+                temperature=temperatures[number // len(names) % len(temperatures)],
+                top_p=0.95,
+                seed=seed * 1_000_003 + number,
+                stream=False,
+            )
+        )
+    return requests
+
+
+def new_requests(written: Iterable[str], known: set[str]) -> list[str]:
+    """The requests in continued lists, without those of ``known`` (`normalised`), repetitions and lines too short or too long.
+
+    The last line of a continuation is left out: it may have been cut off.
+    """
+    seen = set(known)
+    found = []
+    for text in written:
+        for line in text.split("\n")[:-1]:
+            request = line.strip().removeprefix(_MARK.strip()).strip()
+            same = normalised(request)
+            if same not in seen and 2 <= len(request.split()) <= _MAX_WORDS:
+                seen.add(same)
+                found.append(request)
+    return found
+
+
+def normalised(text: str) -> str:
+    """Words in lower case, without punctuation: two requests that differ in nothing else are the same."""
+    return " ".join(_WORD.findall(text.lower()))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
