@@ -46,6 +46,7 @@ check: setup  ## style, types, floors, generated pages
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/command_docs.py --check
+	$(BIN)/python scripts/recipe_docs.py --check
 	$(BIN)/python scripts/readme_table.py --check
 	$(BIN)/python scripts/pip_check.py
 
@@ -53,10 +54,12 @@ format: setup  ## put the code in shape and regenerate the generated pages
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python scripts/command_docs.py
+	$(BIN)/python scripts/recipe_docs.py
 	$(BIN)/python scripts/readme_table.py
 
 docs: setup  ## the manual, in site/
 	$(BIN)/python scripts/command_docs.py
+	$(BIN)/python scripts/recipe_docs.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove what was built; .venv stays

@@ -120,7 +120,7 @@ def test_all_is_explicit_and_true(path: Path) -> None:
 # --- what is generated or pinned ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["command_docs.py", "readme_table.py"])
+@pytest.mark.parametrize("script", ["command_docs.py", "readme_table.py", "recipe_docs.py"])
 def test_generated_pages_are_true(script: str) -> None:
     ended = subprocess.run([sys.executable, ROOT / "scripts" / script, "--check"], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from greenagent.core.errors import MissingExtraError, RecipeError, nearest
 
-__all__ = ["Recipe", "load_recipe"]
+__all__ = ["Recipe", "built_in_steps", "load_recipe"]
 
 
-def _steps() -> dict[str, Any]:
-    """The steps by name: ours, and what other packages register as ``greenagent.steps``.
+def built_in_steps() -> dict[str, Any]:
+    """Our own steps by name, in the order a recipe mostly has them.
 
     Imported late: they need torch, and importing this module should not.
     """
@@ -29,9 +29,13 @@ def _steps() -> dict[str, Any]:
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
 
-    ours = {"fine_tune": FineTune, "prune": Prune, "distill": Distill, "quantize": Quantize, "synthesize": Synthesize}
-    others = {e.name: e.load() for e in entry_points(group="greenagent.steps") if e.name not in ours}
-    return others | ours
+    return {"fine_tune": FineTune, "synthesize": Synthesize, "prune": Prune, "distill": Distill, "quantize": Quantize}
+
+
+def _steps() -> dict[str, Any]:
+    """The steps by name: ours, and what other packages register as ``greenagent.steps``."""
+    ours = built_in_steps()
+    return {e.name: e.load() for e in entry_points(group="greenagent.steps") if e.name not in ours} | ours
 
 
 class Recipe(BaseModel):
@@ -42,13 +46,15 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    description: str = ""
-    model: str = "embedded"
-    task: str = "assistant"
-    seed: int = 0
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the model's name")
+    description: str = Field(default="", description="what comes out, in a line")
+    model: str = Field(
+        default="embedded", description="where to start: `embedded`, a Hugging Face directory or id, or a GGUF file"
+    )
+    task: str = Field(default="assistant", description="what to learn: `assistant`, or a directory or file of labelled examples")
+    seed: int = Field(default=0, description="of everything that is drawn")
     select_share: float = Field(default=0.1, gt=0, lt=1, description="part of train kept for watching, never trained on")
-    steps: list[dict[str, dict[str, Any] | None]] = Field(min_length=1)
+    steps: list[dict[str, dict[str, Any] | None]] = Field(min_length=1, description="one key each: the step, with its options")
 
     def typed_steps(self) -> list[tuple[str, Any]]:
         """The steps as (name, validated options). Raises `RecipeError` naming step and key."""

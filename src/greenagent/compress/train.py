@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -30,13 +30,13 @@ _CHECKPOINT_EVERY_S = 180.0
 class TrainOptions(StepOptions):
     """What every training step can be told."""
 
-    epochs: float = Field(default=1.0, gt=0)
-    batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=2e-4, gt=0)
+    epochs: float = Field(default=1.0, gt=0, description="passes over the examples")
+    batch_size: int = Field(default=32, ge=1, description="examples a step of the optimizer")
+    learning_rate: float = Field(default=2e-4, gt=0, description="of AdamW, at its highest")
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
-    schedule: str = Field(default="linear", pattern="^(linear|cosine|constant)$")
-    weight_decay: float = Field(default=0.01, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="how the rate falls after the warmup")
+    weight_decay: float = Field(default=0.01, ge=0, description="of AdamW")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
     max_tokens: int = Field(default=512, ge=8, description="longest prompt and answer, in tokens")
     max_examples: int | None = Field(default=None, ge=1, description="train on this many examples at most")
     swap_values: float = Field(

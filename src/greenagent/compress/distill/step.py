@@ -27,8 +27,8 @@ class Distill(TrainOptions):
     """
 
     teacher: str = Field(description="a name given by save_as in an earlier step, or a model directory")
-    alpha: float = Field(default=1.0, ge=0)
-    tau: float = Field(default=2.0, gt=0)
+    alpha: float = Field(default=1.0, ge=0, description="weight of the teacher's distribution beside the labels'")
+    tau: float = Field(default=2.0, gt=0, description="temperature of both distributions")
     subword_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="BPE-dropout on the student's prompts (the teacher reads them uncut)"
     )

@@ -38,7 +38,7 @@ class Prune(StepOptions):
         ge=0,
         description="with vocabulary: also keep this many of the commonest tokens, for words the task's texts lack",
     )
-    calibration_examples: int = Field(default=512, ge=1)
+    calibration_examples: int = Field(default=512, ge=1, description="examples that importance is measured on")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Prune:

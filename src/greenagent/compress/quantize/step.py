@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.export.gguf import export_gguf
 from greenagent.compress.run import Run, StepOptions
@@ -14,7 +16,7 @@ __all__ = ["Quantize"]
 class Quantize(StepOptions):
     """Round-to-nearest blocks of 32 weights: Q8_0 (8.5 bits a weight), Q4_0 (4.5), or F16 without quantization."""
 
-    format: Literal["Q8_0", "Q4_0", "F16"] = "Q8_0"
+    format: Literal["Q8_0", "Q4_0", "F16"] = Field(default="Q8_0", description="the blocks of the GGUF file")
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Writes ``model-FORMAT.gguf``; the weights of the candidate stay as they are."""
