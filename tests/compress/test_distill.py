@@ -2,33 +2,86 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional
 
 from greenagent.compress.candidate import load_candidate
-from greenagent.compress.distill.losses import additive, word_level_kd
-from greenagent.compress.distill.signals import teacher_signals, vocabulary_map
-from greenagent.compress.examples import IGNORED, encode, texts
+from greenagent.compress.distill.losses import Divergence, combined, divergence
+from greenagent.compress.distill.on_policy import own_answers, prompts_of
+from greenagent.compress.distill.signals import teacher_signals
+from greenagent.compress.distill.teacher import Teachers, vocabulary_map
+from greenagent.compress.examples import IGNORED, Encoded, collate, encode, texts
 from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.prune.vocabulary import trim_vocabulary
 from greenagent.core.errors import ModelError
 from greenagent.tasks import load_task
 
 
-def test_word_level_kd_is_the_formula() -> None:
+def distributions(tokens: int = 5, words: int = 11) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    student, teacher, tau = torch.randn(5, 11), torch.randn(5, 11), 2.0
+    return torch.randn(tokens, words), torch.randn(tokens, words)
+
+
+def test_forward_divergence_is_word_level_distillation() -> None:
+    student, teacher = distributions()
+    tau = 2.0
     q, p = (teacher / tau).softmax(-1), (student / tau).log_softmax(-1)
     by_hand = -(tau**2) * sum(float(q[t, v] * p[t, v]) for t in range(5) for v in range(11)) / 5
-    values, ids = teacher.log_softmax(-1).topk(11)
-    assert float(word_level_kd(student, values, ids, tau)) == pytest.approx(by_hand, rel=1e-5)
+    values, ids = q.log().topk(11)
+    assert float(divergence(student, values, ids, tau=tau)) == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_additive_adds_alpha_times_kd() -> None:
-    torch.manual_seed(1)
-    logits, labels = torch.randn(4, 7), torch.tensor([0, 1, 2, 3])
-    teacher = torch.randn(4, 7).log_softmax(-1).topk(3)
-    expected = functional.cross_entropy(logits, labels) + 0.5 * word_level_kd(logits, teacher[0], teacher[1], 1.0)
-    assert torch.isclose(additive(logits, labels, (teacher[0], teacher[1]), alpha=0.5, tau=1.0), expected)
+def test_reverse_and_jensen_shannon_divergence_are_their_formulas() -> None:
+    student, teacher = distributions()
+    tau, beta = 1.5, 0.3
+    q, p = (teacher / tau).softmax(-1), (student / tau).softmax(-1)
+    m = beta * q + (1 - beta) * p
+
+    def kl(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a * (a / b).log()).sum(-1).mean())
+
+    said = q.log().topk(11)
+    reverse = float(divergence(student, *said, tau=tau, kind="reverse"))
+    mixed = float(divergence(student, *said, tau=tau, kind="jensen_shannon", beta=beta))
+    assert reverse == pytest.approx(tau**2 * kl(p, q), rel=1e-3)
+    assert mixed == pytest.approx(tau**2 * (beta * kl(q, m) + (1 - beta) * kl(p, m)), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jensen_shannon"])
+def test_the_best_student_is_the_teacher_however_few_tokens_are_kept(kind: Divergence) -> None:
+    _, teacher = distributions()
+    said = teacher.log_softmax(-1).topk(4)
+    logits = (teacher + 3.0).clone().requires_grad_()  # the same distribution
+    best = divergence(logits, *said, tau=1.0, kind=kind)
+    best.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert float(logits.grad.abs().max()) < 1e-5
+    for _ in range(5):
+        assert float(divergence(teacher + 0.3 * torch.randn_like(teacher), *said, tau=1.0, kind=kind)) > float(best.detach())
+
+
+def test_additive_adds_and_convex_shares() -> None:
+    supervised, taught = torch.tensor(2.0), torch.tensor(6.0)
+    assert float(combined(supervised, taught, 0.5, "additive")) == 5.0
+    assert float(combined(supervised, taught, 0.25, "convex")) == 3.0
+
+
+def test_the_student_writes_its_own_answers(tiny_dir: Path) -> None:
+    candidate = load_candidate(str(tiny_dir))
+    end, pad = candidate.tokenizer.eos_token_id, candidate.tokenizer.pad_token_id
+    rows: list[Encoded] = [
+        {"input_ids": [7, 8, 9, 20, end], "labels": [IGNORED] * 3 + [20, end]},
+        {"input_ids": [11, 21, end], "labels": [IGNORED, 21, end]},
+    ]
+    prompts = prompts_of(collate(rows, pad))
+    assert prompts == [[7, 8, 9], [11]]
+    torch.manual_seed(0)
+    own = own_answers(candidate.model.train(), prompts, pad_id=pad, end_id=end, max_tokens=6, temperature=1.0)
+    assert candidate.model.training
+    for prompt, ids, labels in zip(prompts, own["input_ids"].tolist(), own["labels"].tolist(), strict=True):
+        assert ids[: len(prompt)] == prompt
+        answer = [label for label in labels if label != IGNORED]
+        assert 1 <= len(answer) <= 6
+        assert end not in answer[:-1]
+        assert ids[len(prompt) : len(prompt) + len(answer)] == answer
 
 
 def test_signals_are_the_teachers_over_the_students_vocabulary(tiny_dir: Path, task_dir: Path) -> None:
@@ -39,14 +92,17 @@ def test_signals_are_the_teachers_over_the_students_vocabulary(tiny_dir: Path, t
     rows = encode(task.splits["train"][:6], task.interface(), student.tokenizer, 64)
     mapped = vocabulary_map(student.tokenizer, teacher.tokenizer, corpus[:20])
     assert mapped.tolist() == student.kept_ids
-    signals = teacher_signals(teacher.model, rows, mapped, pad_id=2, top_k=5, progress=lambda *_: None, batch_size=4)
+    teachers = Teachers([(teacher.model, mapped)])
+    signals = teacher_signals(teachers, rows, pad_id=2, tau=2.0, top_k=5, progress=lambda *_: None, batch_size=4)
     row = rows[3]
     positions = [i - 1 for i, label in enumerate(row["labels"]) if label != IGNORED]
     with torch.inference_mode():
         logits = teacher.model(mapped[torch.tensor([row["input_ids"]])]).logits[0, positions][:, mapped]
-    values, ids = logits.log_softmax(-1).topk(5)
+    values, ids = (logits / 2.0).log_softmax(-1).topk(5)
     assert torch.equal(signals.ids[3], ids)
-    assert torch.allclose(signals.log_probs[3].float(), values, atol=1e-2)
+    assert torch.allclose(signals.log_probs[3], values, atol=1e-4)
+    twice = Teachers([(teacher.model, mapped)] * 2).say(collate(rows[:1], 2), 2.0, 5)
+    assert torch.allclose(twice[0], signals.log_probs[0], atol=1e-4)  # two equal teachers say what one says
 
 
 def test_vocabularies_that_do_not_map_are_refused(tiny_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -154,3 +155,18 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_output(
     with pytest.raises(EnvironmentalError, match="no space left on the disk"):
         compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet)
     assert not (tmp_path / "out").exists()
+
+
+def test_every_objective_of_distillation_trains(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    common = {"teacher": ["large", "again"], "max_examples": 16, "epochs": 6, "batch_size": 4, "learning_rate": 1e-3}
+    steps: list[dict[str, dict[str, object] | None]] = [
+        {"fine_tune": {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "save_as": "large"}},
+        {"quantize": {"save_as": "again"}},
+        {"prune": {"depth": 2}},
+        {"distill": {**common, "divergence": "reverse", "weighing": "convex", "alpha": 0.5}},
+        {"distill": {**common, "divergence": "jensen_shannon", "beta": 0.3, "on_policy": 0.7}},
+    ]
+    card = compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet, evaluate_limit=8)
+    losses = [step.notes["final_loss"] for step in card.steps if step.step == "distill"]
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) for loss in losses)

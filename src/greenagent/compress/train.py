@@ -20,9 +20,10 @@ from greenagent.compress.synthesize.step import Synthesize
 from greenagent.core.errors import RecipeError
 from greenagent.tasks import Example
 
-__all__ = ["TrainOptions", "train"]
+__all__ = ["Batch", "TrainOptions", "train"]
 
 Batch = dict[str, Any]
+Prepare = Callable[[Any, Batch], Batch]
 Loss = Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
 _CHECKPOINT_EVERY_S = 180.0
 
@@ -75,15 +76,18 @@ def supervised(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torc
 class _Trainer(transformers.Trainer):  # type: ignore[misc]
     """Logits are computed where a label is, and nowhere else: prompts cost no output layer."""
 
-    def __init__(self, loss: Loss, sampler: LengthGroupedSampler, **options: Any) -> None:
+    def __init__(self, loss: Loss, sampler: LengthGroupedSampler, prepare: Prepare | None, **options: Any) -> None:
         super().__init__(**options)
         self._answer_loss = loss
+        self._prepare = prepare
         self._sampler = sampler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._sampler
 
     def compute_loss(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> torch.Tensor:
+        if self._prepare:
+            inputs = self._prepare(model, inputs)
         hidden = model.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1]
         labels = inputs["labels"][:, 1:]
         answer = labels != IGNORED
@@ -125,8 +129,12 @@ def train(
     pad_id: int,
     loss: Loss = supervised,
     collator: Callable[[list[Encoded]], Batch] | None = None,
+    prepare: Prepare | None = None,
 ) -> dict[str, Any]:
-    """Trains ``model`` in place and returns notes for the card; resumes from the last checkpoint of this step if there is one."""
+    """Trains ``model`` in place and returns notes for the card; resumes from the last checkpoint of this step if there is one.
+
+    ``prepare`` may change every batch, knowing the model as it is then.
+    """
     checkpoints = run.step_dir / "checkpoints"
     sampler = LengthGroupedSampler([len(r["input_ids"]) for r in rows], options.batch_size, run.seed)
     model.train()
@@ -134,6 +142,7 @@ def train(
     trainer = _Trainer(
         loss,
         sampler,
+        prepare,
         model=model,
         args=_arguments(options, run.seed, checkpoints),
         train_dataset=rows,
