@@ -11,10 +11,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BertConfig,
+    BertLMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     TokenizersBackend,
 )
 
@@ -146,15 +150,40 @@ def test_embedding_rows_without_a_token_are_marked_unused(tmp_path: Path) -> Non
     assert fields["tokenizer.ggml.token_type"].contents()[-5:] == [5] * 5
 
 
-def qwen2() -> Qwen2ForCausalLM:
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=len(TOKENIZER), hidden_size=64, intermediate_size=96, num_hidden_layers=1))
+def small_qwen(generation: int, **changes: Any) -> Any:
+    """Qwen2 has biases on Q, K and V; Qwen3 norms on Q and K, and heads wider than hidden_size / heads."""
+    torch.manual_seed(1)
+    config, family = (Qwen2Config, Qwen2ForCausalLM) if generation == 2 else (Qwen3Config, Qwen3ForCausalLM)
+    options = small_llama().config.to_dict()
+    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    shared = {key: options[key] for key in (*keys, "rope_parameters", "bos_token_id", "eos_token_id", "pad_token_id")}
+    wide = {"head_dim": 32} if generation == 3 else {}
+    model = family(config(**(shared | wide | {"tie_word_embeddings": True, "initializer_range": 0.05} | changes)))
+    with torch.no_grad():  # biases begin at zero and norms at one: then nobody would notice a lost one
+        for name, weight in model.named_parameters():
+            if name.endswith(".bias") or "norm" in name:
+                weight += 0.3 * torch.randn_like(weight)
+    return model.eval()
+
+
+@pytest.mark.parametrize("model", [small_qwen(2), small_qwen(3, head_dim=128)])  # transformers reads no other head_dim from GGUF
+def test_qwen_is_read_back_with_biases_and_norms(tmp_path: Path, model: Any) -> None:
+    export_gguf(model, TOKENIZER, tmp_path / "m.gguf", "F16", "small")
+    state = reload(tmp_path / "m.gguf").state_dict()
+    for name, weight in model.state_dict().items():
+        assert (state[name] - weight).abs().max() <= 0.001 * weight.abs().max(), name
+
+
+def bert() -> BertLMHeadModel:
+    return BertLMHeadModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, is_decoder=True))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (qwen2, "'qwen2'.*only 'llama'"),
-        (lambda: small_llama(attention_bias=True), r"q_proj\.bias.*biases"),
+        (bert, "'bert'.*llama, qwen2, qwen3"),
+        (lambda: small_llama(attention_bias=True), r"q_proj\.bias.*no place"),
+        (lambda: small_qwen(2, use_sliding_window=True), "sliding-window"),
         (lambda: small_llama(intermediate_size=100), "rows of 100 numbers.*multiple of 32"),
         (lambda: small_llama(hidden_act="gelu"), "activation 'gelu'"),
         (lambda: small_llama(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}), "rope scaling 'linear'"),
@@ -223,12 +252,21 @@ def test_an_unknown_pre_tokenizer_is_refused() -> None:
         pre_name(load_json(rebuild(TOKENIZER, data)))
 
 
-@pytest.mark.parametrize("heads", [{}, {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}])
-def test_openvino_generates_the_same_tokens(tmp_path: Path, heads: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small_llama(initializer_range=0.05),
+        lambda: small_llama(initializer_range=0.05, num_attention_heads=2, num_key_value_heads=1, head_dim=16),
+        lambda: small_qwen(2),
+        lambda: small_qwen(3),
+    ],
+    ids=["llama", "llama with fewer heads", "qwen2", "qwen3"],
+)
+def test_openvino_generates_the_same_tokens(tmp_path: Path, make: Any) -> None:
     import openvino
     import openvino_genai
 
-    model = small_llama(initializer_range=0.05, **heads)
+    model = make()
     export_gguf(model, TOKENIZER, tmp_path / "m.gguf", "F16", "small")
     model = model.half().float()
     pipeline = openvino_genai.LLMPipeline(tmp_path / "m.gguf", "CPU", INFERENCE_PRECISION_HINT="f32", KV_CACHE_PRECISION="f32")

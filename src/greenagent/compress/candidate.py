@@ -12,7 +12,7 @@ from greenagent.engines.models import embedded_gguf
 
 __all__ = ["SUPPORTED_ARCHITECTURES", "Candidate", "count_parameters", "load_candidate"]
 
-SUPPORTED_ARCHITECTURES = ("llama",)
+SUPPORTED_ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _BYTES_FP32 = 4
 
 

@@ -1,8 +1,8 @@
 """Models written as GGUF, which OpenVINO GenAI, llama.cpp, Ollama and LM Studio read.
 
-Covers the Llama architecture with a byte-level BPE. Norms are F32; linear weights and the embedding take the asked format, except
-that ``Q4_0`` keeps embedding and output projection in Q8_0 (llama.cpp keeps them finer too): they decide which token is
-answered, and a trimmed vocabulary makes them small. K-quants, other architectures and rope scaling are not covered.
+Covers Llama, Qwen2 and Qwen3 with a byte-level BPE. Norms and biases are F32; linear weights and the embedding take the asked
+format, except that ``Q4_0`` keeps embedding and output projection in Q8_0 (llama.cpp keeps them finer too): they decide which
+token is answered, and a trimmed vocabulary makes them small. K-quants, other architectures and rope scaling are not covered.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["BLOCK", "Quant", "export_gguf"]
+__all__ = ["ARCHITECTURES", "BLOCK", "Quant", "export_gguf"]
 
 Quant = Literal["F16", "Q8_0", "Q4_0"]
 BLOCK = 32
 """Weights per quantization block: the last dimension of every quantized weight must be a multiple of it."""
 
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""What can be written; their names are the same in ``transformers`` and in GGUF."""
+
+_INTERLEAVED = ("llama",)  # architectures whose rows of Q and K llama.cpp keeps in its own order
 _EMBEDDINGS = ("token_embd.weight", "output.weight")
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
@@ -57,7 +61,7 @@ def export_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _new_file(path, sum(nbytes for _, _, _, nbytes in tensors)) as temporary:
-            writer = gguf.GGUFWriter(temporary, "llama")
+            writer = gguf.GGUFWriter(temporary, model.config.model_type)
             try:
                 _add_metadata(writer, model, name, formats[quant])
                 _add_tokenizer(writer, model, tokenizer)
@@ -68,28 +72,32 @@ def export_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
 
 def _check_architecture(model: PreTrainedModel) -> None:
     config = model.config
-    if config.model_type != "llama":
-        raise ModelError(f"architecture {config.model_type!r} cannot be exported to GGUF: only 'llama' is supported")
+    if config.model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ModelError(f"architecture {config.model_type!r} cannot be exported to GGUF: supported are {known}")
+    if getattr(config, "use_sliding_window", False):
+        raise ModelError("sliding-window attention cannot be exported to GGUF: engines would attend to everything")
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope != "default":
         raise ModelError(f"rope scaling {rope!r} cannot be exported to GGUF: engines read only the base frequency ('default')")
     if config.hidden_act != "silu":
-        raise ModelError(f"activation {config.hidden_act!r} cannot be exported to GGUF: Llama engines compute 'silu'")
+        raise ModelError(f"activation {config.hidden_act!r} cannot be exported to GGUF: engines compute 'silu'")
 
 
 def _plan(model: PreTrainedModel, quant: Quant) -> list[tuple[str, str, Any, int]]:
     """For each tensor to write: its GGUF name, its name in the model, its GGML type and its bytes."""
     import gguf
 
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    family = gguf.MODEL_ARCH[model.config.model_type.upper()]
+    names = gguf.get_tensor_name_map(family, model.config.num_hidden_layers)
     embedding = model.get_input_embeddings().weight
     plan = []
     for key, tensor in model.state_dict().items():
         if key == "lm_head.weight" and model.get_output_embeddings().weight is embedding:
             continue
-        target = names.get_name(key, try_suffixes=(".weight",))
-        if target is None:
-            raise ModelError(f"weight {key!r} has no place in a Llama GGUF: biases and extra modules are not supported")
+        target = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        if target is None or (key.endswith(".bias") and family == gguf.MODEL_ARCH.LLAMA):
+            raise ModelError(f"weight {key!r} has no place in a GGUF of this architecture: engines would leave it out")
         kind = gguf.GGMLQuantizationType.F32 if tensor.ndim == 1 else gguf.GGMLQuantizationType[quant]
         if quant == "Q4_0" and target in _EMBEDDINGS:
             kind = gguf.GGMLQuantizationType.Q8_0
@@ -167,7 +175,9 @@ def _write(writer: Any, model: PreTrainedModel, tensors: list[tuple[str, str, An
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
+    config = model.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    heads = heads if config.model_type in _INTERLEAVED else {}
     for _, key, kind, _ in tensors:
         values = state[key].detach().float().cpu().numpy()
         for projection, count in heads.items():
