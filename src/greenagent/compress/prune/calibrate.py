@@ -16,39 +16,24 @@ __all__ = ["Importance", "calibrate"]
 
 @dataclass
 class Importance:
-    """``block_influence``: one figure per layer. ``neurons``: per layer, one figure per feed-forward neuron."""
+    """Figures averaged over real tokens: ``block_influence`` per layer; ``neurons`` and ``groups`` per layer, one each per
+    feed-forward neuron and per attention group (a key-value head with its query heads); ``hidden`` per residual dimension.
+    """
 
     block_influence: list[float]
     neurons: list[torch.Tensor]
+    groups: list[torch.Tensor]
+    hidden: torch.Tensor
 
 
 def calibrate(model: Any, rows: Sequence[Encoded], pad_id: int, batch_size: int = 32) -> Importance:
     """Runs ``rows`` through the model and averages over their real (unpadded) tokens.
 
-    Block influence (Men et al. 2024, ShortGPT): 1 - mean cosine between a layer's input and output. Neuron importance
-    (Muralidharan et al. 2024, Minitron): mean absolute activation at the input of the down projection.
+    Block influence (Men et al. 2024, ShortGPT): 1 - mean cosine between a layer's input and output. The others after Minitron
+    (Muralidharan et al. 2024): a neuron's mean absolute activation at the input of the down projection; a group's mean norm at
+    the input of the output projection; a dimension's mean absolute value behind the layers' norms.
     """
-    layers = model.model.layers
-    influence = [0.0] * len(layers)
-    neurons = [torch.zeros(model.config.intermediate_size) for _ in layers]
-    real = torch.zeros(0, dtype=torch.bool)
-    tokens = 0
-
-    def watch_layer(index: int) -> Any:
-        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            before = (args[0] if args else kwargs["hidden_states"])[real].float()
-            after = (output[0] if isinstance(output, tuple) else output)[real].float()
-            influence[index] += float((1 - functional.cosine_similarity(before, after, dim=-1)).sum())
-
-        return layers[index].register_forward_hook(hook, with_kwargs=True)
-
-    def watch_neurons(index: int) -> Any:
-        def hook(module: Any, args: Any) -> None:
-            neurons[index] += args[0][real].abs().float().sum(0)
-
-        return layers[index].mlp.down_proj.register_forward_pre_hook(hook)
-
-    handles = [watch(i) for i in range(len(layers)) for watch in (watch_layer, watch_neurons)]
+    watch = _Watch(model)
     model.eval()
     try:
         with torch.inference_mode():
@@ -56,10 +41,61 @@ def calibrate(model: Any, rows: Sequence[Encoded], pad_id: int, batch_size: int 
                 chunk = rows[start : start + batch_size]
                 ids = collate(chunk, pad_id)["input_ids"]
                 lengths = torch.tensor([len(r["input_ids"]) for r in chunk])
-                real = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-                tokens += int(real.sum())
+                watch.real = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+                watch.tokens += int(watch.real.sum())
                 model.model(input_ids=ids)
     finally:
-        for handle in handles:
+        watch.end()
+    return watch.importance()
+
+
+class _Watch:
+    """Hooks that add up, over the tokens marked ``real``, what passes through a model's layers."""
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        layers = model.model.layers
+        self.real = torch.zeros(0, dtype=torch.bool)
+        self.tokens = 0
+        self._influence = [0.0] * len(layers)
+        self._neurons = [torch.zeros(config.intermediate_size) for _ in layers]
+        self._groups = [torch.zeros(config.num_key_value_heads) for _ in layers]
+        self._hidden = torch.zeros(config.hidden_size)
+        self._handles = [handle for index, layer in enumerate(layers) for handle in self._hooks(index, layer)]
+
+    def importance(self) -> Importance:
+        """The averages."""
+        tokens = self.tokens
+        influence = [total / tokens for total in self._influence]
+        return Importance(
+            influence, [n / tokens for n in self._neurons], [g / tokens for g in self._groups], self._hidden / tokens
+        )
+
+    def end(self) -> None:
+        """Takes all hooks away."""
+        for handle in self._handles:
             handle.remove()
-    return Importance([i / tokens for i in influence], [n / tokens for n in neurons])
+
+    def _hooks(self, index: int, layer: Any) -> list[Any]:
+        def around(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            before = (args[0] if args else kwargs["hidden_states"])[self.real].float()
+            after = (output[0] if isinstance(output, tuple) else output)[self.real].float()
+            self._influence[index] += float((1 - functional.cosine_similarity(before, after, dim=-1)).sum())
+
+        def neurons(module: Any, args: Any) -> None:
+            self._neurons[index] += args[0][self.real].abs().float().sum(0)
+
+        def groups(module: Any, args: Any) -> None:
+            values = args[0][self.real].float()
+            self._groups[index] += values.unflatten(-1, (len(self._groups[index]), -1)).norm(dim=-1).sum(0)
+
+        def hidden(module: Any, args: Any, output: Any) -> None:
+            self._hidden += output[self.real].abs().float().sum(0)
+
+        return [
+            layer.register_forward_hook(around, with_kwargs=True),
+            layer.mlp.down_proj.register_forward_pre_hook(neurons),
+            layer.self_attn.o_proj.register_forward_pre_hook(groups),
+            layer.input_layernorm.register_forward_hook(hidden),
+            layer.post_attention_layernorm.register_forward_hook(hidden),
+        ]

@@ -1,14 +1,50 @@
-"""Builds the smaller Llama model: fewer layers, fewer feed-forward neurons; the kept weights are copied."""
+"""Builds the smaller model: fewer layers, feed-forward neurons, attention heads, hidden dimensions; the kept weights are copied.
+
+For the families that `transformers` builds like Llama (Llama, Qwen2, Qwen3): what comes out is a model of the same family in
+another shape, which plain ``transformers`` loads.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-__all__ = ["choose_layers", "reshape"]
+__all__ = ["Kept", "choose_layers", "head_dim", "reshape"]
+
+_AXES: dict[str, tuple[str | None, ...]] = {
+    "q_proj": ("query", "hidden"),
+    "k_proj": ("key", "hidden"),
+    "v_proj": ("key", "hidden"),
+    "o_proj": ("hidden", "query"),
+    "gate_proj": ("neurons", "hidden"),
+    "up_proj": ("neurons", "hidden"),
+    "down_proj": ("hidden", "neurons"),
+    "input_layernorm": ("hidden",),
+    "post_attention_layernorm": ("hidden",),
+    "q_norm": (None,),
+    "k_norm": (None,),
+    "norm": ("hidden",),
+    "embed_tokens": (None, "hidden"),
+    "lm_head": (None, "hidden"),
+}
+"""What runs along each axis of a module's weight (and along a bias)."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left. ``neurons`` and ``groups`` have an index tensor per kept layer, all of one length; ``None`` keeps all.
+
+    A group is a key-value head with the query heads that read it; ``hidden`` are dimensions of the residual stream.
+    """
+
+    layers: Sequence[int]
+    neurons: Sequence[torch.Tensor] | None = None
+    groups: Sequence[torch.Tensor] | None = None
+    hidden: torch.Tensor | None = None
 
 
 def choose_layers(block_influence: Sequence[float], depth: int) -> list[int]:
@@ -17,30 +53,64 @@ def choose_layers(block_influence: Sequence[float], depth: int) -> list[int]:
     return sorted(ranked[:depth])
 
 
-def reshape(model: Any, layers: Sequence[int], neurons: Sequence[torch.Tensor] | None) -> Any:
-    """A new model with the given ``layers`` of ``model`` and, per kept layer, the given feed-forward ``neurons`` (index tensors).
+def head_dim(config: Any) -> int:
+    """Dimensions per attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
-    Loads with plain ``transformers``: it is a Llama of another shape, nothing else.
-    """
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = len(layers)
-    if neurons is not None:
-        config.intermediate_size = len(neurons[0])
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i] for i in layers]
-    smaller = type(model)._from_config(config, dtype=model.dtype)
+
+def reshape(model: Any, kept: Kept) -> Any:
+    """A new model with only what is ``kept`` of ``model``."""
+    smaller = type(model)._from_config(_config(model.config, kept), dtype=model.dtype)
     smaller.generation_config = model.generation_config
-    kept = {k: v for k, v in model.state_dict().items() if ".layers." not in k}
-    for new, old in enumerate(layers):
-        chosen = neurons[new] if neurons is not None else None
+    weights = {}
+    for name, value in model.state_dict().items():
+        if ".layers." not in name:
+            weights[name] = _sliced(name, value, {"hidden": kept.hidden})
+    for new, old in enumerate(kept.layers):
+        indices = _indices(model.config, kept, new)
         for name, value in model.model.layers[old].state_dict().items():
-            kept[f"model.layers.{new}.{name}"] = _slice(name, value, chosen)
-    smaller.load_state_dict(kept)
+            weights[f"model.layers.{new}.{name}"] = _sliced(name, value, indices)
+    smaller.load_state_dict(weights)
     return smaller.eval()
 
 
-def _slice(name: str, value: torch.Tensor, neurons: torch.Tensor | None) -> torch.Tensor:
-    if neurons is None or not name.startswith("mlp."):
-        return value
-    axis = 1 if "down_proj" in name else 0
-    return value.index_select(axis, neurons) if value.ndim > axis else value
+def _config(old: Any, kept: Kept) -> Any:
+    config = copy.deepcopy(old)
+    config.head_dim = head_dim(old)  # said, since it no longer follows from the other sizes
+    config.num_hidden_layers = len(kept.layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in kept.layers]
+    if kept.neurons is not None:
+        config.intermediate_size = len(kept.neurons[0])
+    if kept.groups is not None:
+        config.num_attention_heads = len(kept.groups[0]) * (old.num_attention_heads // old.num_key_value_heads)
+        config.num_key_value_heads = len(kept.groups[0])
+    if kept.hidden is not None:
+        config.hidden_size = len(kept.hidden)
+    return config
+
+
+def _indices(config: Any, kept: Kept, layer: int) -> dict[str, torch.Tensor | None]:
+    """For a kept layer, what is kept along each kind of axis."""
+    indices: dict[str, torch.Tensor | None] = {"hidden": kept.hidden}
+    if kept.neurons is not None:
+        indices["neurons"] = kept.neurons[layer]
+    if kept.groups is not None:
+        width = head_dim(config)
+        per_group = config.num_attention_heads // config.num_key_value_heads
+        indices["key"] = _spans(kept.groups[layer], width)
+        indices["query"] = _spans(kept.groups[layer], width * per_group)
+    return indices
+
+
+def _spans(starts: torch.Tensor, width: int) -> torch.Tensor:
+    """Every index of the spans of ``width`` that ``starts`` count: [1, 3] and 2 give [2, 3, 6, 7]."""
+    return (starts[:, None] * width + torch.arange(width)).flatten()
+
+
+def _sliced(name: str, value: torch.Tensor, indices: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
+    for axis, along in enumerate(_AXES[name.split(".")[-2]][: value.ndim]):
+        index = indices.get(along) if along else None
+        if index is not None:
+            value = value.index_select(axis, index)
+    return value

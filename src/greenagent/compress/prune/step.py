@@ -1,8 +1,8 @@
-"""``prune``: depth by block influence or by loss, feed-forward width by activation importance, vocabulary down to the task's."""
+"""``prune``: depth by block influence or by loss, widths by activation importance, vocabulary down to the task's."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,10 +11,13 @@ from greenagent.compress.candidate import Candidate
 from greenagent.compress.examples import encode, texts
 from greenagent.compress.prune.calibrate import Importance, calibrate
 from greenagent.compress.prune.depth import layers_by_loss
-from greenagent.compress.prune.shape import choose_layers, reshape
+from greenagent.compress.prune.shape import Kept, choose_layers, reshape
 from greenagent.compress.prune.vocabulary import trim_vocabulary
 from greenagent.compress.run import Run, StepOptions
 from greenagent.core.errors import RecipeError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Prune"]
 
@@ -23,7 +26,7 @@ _BLOCK = 32  # the block of every quantized format: a width must be a multiple o
 
 
 class Prune(StepOptions):
-    """Removes layers, neurons and tokens; what is asked for is what is left."""
+    """Removes layers, neurons, attention heads, hidden dimensions and tokens; what is asked for is what is left."""
 
     depth: int | None = Field(default=None, ge=1, description="layers to keep")
     depth_by: Literal["influence", "loss"] = Field(
@@ -32,6 +35,10 @@ class Prune(StepOptions):
     )
     layers: list[int] | None = Field(default=None, description="keep exactly these layers instead of choosing")
     ffn: int | None = Field(default=None, ge=_BLOCK, description="feed-forward neurons to keep per layer")
+    groups: int | None = Field(
+        default=None, ge=1, description="attention groups to keep per layer (a key-value head with the query heads that read it)"
+    )
+    hidden: int | None = Field(default=None, ge=_BLOCK, description="dimensions of the hidden state to keep")
     vocabulary: Literal["task"] | None = Field(default=None, description="'task': only the tokens the task's texts need")
     common_tokens: int = Field(
         default=0,
@@ -42,21 +49,27 @@ class Prune(StepOptions):
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Prune:
-        if not (self.depth or self.layers or self.ffn or self.vocabulary):
-            raise ValueError("prune: say what to keep: depth, layers, ffn or vocabulary")
+        if not (self._shapes or self.vocabulary):
+            raise ValueError("prune: say what to keep: depth, layers, ffn, groups, hidden or vocabulary")
         if self.depth and self.layers:
             raise ValueError("prune: give depth or layers, not both")
         if self.depth_by == "loss" and not self.depth:
             raise ValueError("prune: depth_by says how layers are chosen: it needs depth, how many to keep")
-        if self.ffn and self.ffn % _BLOCK:
-            raise ValueError(f"prune: ffn must be a multiple of {_BLOCK}, the block of the quantized formats; got {self.ffn}")
+        for name in ("ffn", "hidden"):
+            if (getattr(self, name) or 0) % _BLOCK:
+                width = getattr(self, name)
+                raise ValueError(f"prune: {name} must be a multiple of {_BLOCK}, the block of the quantized formats; got {width}")
         return self
+
+    @property
+    def _shapes(self) -> bool:
+        return any((self.depth, self.layers, self.ffn, self.groups, self.hidden))
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Vocabulary first (it changes the ids), then shape."""
         if self.vocabulary == "task":
             candidate = self._trim(candidate, run)
-        if self.depth or self.layers or self.ffn:
+        if self._shapes:
             candidate = self._reshape(candidate, run)
         return candidate
 
@@ -70,14 +83,19 @@ class Prune(StepOptions):
 
     def _reshape(self, candidate: Candidate, run: Run) -> Candidate:
         config = candidate.model.config
-        self._check(config.num_hidden_layers, config.intermediate_size)
+        self._fits(config)
         rows = encode(run.calibration(self.calibration_examples), run.interface, candidate.tokenizer, max_tokens=4096)
         importance = calibrate(candidate.model, rows, candidate.tokenizer.pad_token_id)
         depth = self.depth or config.num_hidden_layers
         layers = self.layers or self._choose(candidate, run, importance, depth)
-        neurons = [importance.neurons[i].topk(self.ffn).indices.sort().values for i in layers] if self.ffn else None
+        kept = Kept(
+            layers,
+            [_best(importance.neurons[i], self.ffn) for i in layers] if self.ffn else None,
+            [_best(importance.groups[i], self.groups) for i in layers] if self.groups else None,
+            _best(importance.hidden, self.hidden) if self.hidden else None,
+        )
         run.notes.update(layers_kept=layers, block_influence=[round(b, 4) for b in importance.block_influence])
-        return candidate.changed(reshape(candidate.model, layers, neurons))
+        return candidate.changed(reshape(candidate.model, kept))
 
     def _choose(self, candidate: Candidate, run: Run, importance: Importance, depth: int) -> list[int]:
         if self.depth_by == "influence":
@@ -92,8 +110,20 @@ class Prune(StepOptions):
 
         return layers_by_loss(candidate.model, rows, depth, candidate.tokenizer.pad_token_id, progress)
 
-    def _check(self, depth: int, width: int) -> None:
-        if (self.depth or 0) > depth or max(self.layers or [0]) >= depth:
-            raise RecipeError(f"prune: the model has {depth} layers; asked to keep {self.depth or self.layers}")
-        if (self.ffn or 0) > width:
-            raise RecipeError(f"prune: the model has {width} feed-forward neurons per layer; asked to keep {self.ffn}")
+    def _fits(self, config: Any) -> None:
+        depth = config.num_hidden_layers
+        if max(self.layers or [0]) >= depth:
+            raise RecipeError(f"prune: the model has {depth} layers, numbered from 0; asked to keep {self.layers}")
+        for asked, there, what in (
+            (self.depth, depth, "layers"),
+            (self.ffn, config.intermediate_size, "feed-forward neurons per layer"),
+            (self.groups, config.num_key_value_heads, "attention groups per layer"),
+            (self.hidden, config.hidden_size, "hidden dimensions"),
+        ):
+            if (asked or 0) > there:
+                raise RecipeError(f"prune: the model has {there} {what}; asked to keep {asked}")
+
+
+def _best(importance: torch.Tensor, count: int) -> torch.Tensor:
+    """The indices of the ``count`` highest figures, in their order."""
+    return importance.topk(count).indices.sort().values
