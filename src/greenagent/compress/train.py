@@ -15,6 +15,8 @@ from torch.nn import functional
 from greenagent.compress.augment import swap_values
 from greenagent.compress.examples import IGNORED, Encoded, LengthGroupedSampler, collate
 from greenagent.compress.optimizer import MasterAdamW
+from greenagent.compress.quantize.aware import trained_as
+from greenagent.compress.quantize.formats import Quant
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.synthesize.step import Synthesize
 from greenagent.core.errors import RecipeError
@@ -46,6 +48,10 @@ class TrainOptions(StepOptions):
     copies: int = Field(default=1, ge=1, description="how many times each example is taken, each with other swapped values")
     synthetic: int = Field(
         default=0, ge=0, description="how many times each example that synthesize wrote is taken, likewise swapped"
+    )
+
+    quantize_aware: Quant | None = Field(
+        default=None, description="train with the weights as this format will round them (straight-through gradients)"
     )
 
     def check(self, earlier: Sequence[StepOptions]) -> None:
@@ -154,7 +160,8 @@ def train(
     last = transformers.trainer_utils.get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     if last:
         run.say(f"{title}: continuing from step {Path(last).name.rpartition('-')[2]}")
-    trainer.train(resume_from_checkpoint=last)
+    with trained_as(model, options.quantize_aware):
+        trainer.train(resume_from_checkpoint=last)
     model.eval()
     tokens = sum(len(r["input_ids"]) for r in rows) * options.epochs
     return {"examples": len(rows), "train_tokens": round(tokens), "final_loss": _last_loss(trainer.state.log_history)}

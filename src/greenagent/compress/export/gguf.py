@@ -1,8 +1,7 @@
 """Models written as GGUF, which OpenVINO GenAI, llama.cpp, Ollama and LM Studio read.
 
-Covers Llama, Qwen2 and Qwen3 with a byte-level BPE. Norms and biases are F32; linear weights and the embedding take the asked
-format, except that ``Q4_0`` keeps embedding and output projection in Q8_0 (llama.cpp keeps them finer too): they decide which
-token is answered, and a trimmed vocabulary makes them small. K-quants, other architectures and rope scaling are not covered.
+Covers Llama, Qwen2 and Qwen3 with a byte-level BPE. Norms and biases are F32; matrices take the asked format (`stored_as` says
+which). K-quants, other architectures and rope scaling are not covered.
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from greenagent.compress.export.tokenizer_json import added_tokens, load_json, merge_pairs, pre_name
+from greenagent.compress.quantize.blocks import BLOCK
+from greenagent.compress.quantize.formats import Quant, stored_as
 from greenagent.core.atomic import disk_errors
 from greenagent.core.errors import EnvironmentalError, MissingExtraError, ModelError
 from greenagent.core.units import format_bytes
@@ -24,11 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["ARCHITECTURES", "BLOCK", "Quant", "export_gguf"]
-
-Quant = Literal["F16", "Q8_0", "Q4_0"]
-BLOCK = 32
-"""Weights per quantization block: the last dimension of every quantized weight must be a multiple of it."""
+__all__ = ["ARCHITECTURES", "export_gguf"]
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """What can be written; their names are the same in ``transformers`` and in GGUF."""
@@ -52,6 +49,7 @@ def export_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
         "F16": gguf.LlamaFileType.MOSTLY_F16,
         "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
         "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+        "Q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
     }
     if quant not in formats:
         raise ModelError(f"quantization {quant!r} is not supported: use one of {', '.join(formats)}")
@@ -98,9 +96,8 @@ def _plan(model: PreTrainedModel, quant: Quant) -> list[tuple[str, str, Any, int
         target = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if target is None or (key.endswith(".bias") and family == gguf.MODEL_ARCH.LLAMA):
             raise ModelError(f"weight {key!r} has no place in a GGUF of this architecture: engines would leave it out")
-        kind = gguf.GGMLQuantizationType.F32 if tensor.ndim == 1 else gguf.GGMLQuantizationType[quant]
-        if quant == "Q4_0" and target in _EMBEDDINGS:
-            kind = gguf.GGMLQuantizationType.Q8_0
+        form = "F32" if tensor.ndim == 1 else stored_as(quant, embedding=target in _EMBEDDINGS)
+        kind = gguf.GGMLQuantizationType[form]
         if tensor.ndim > 1 and tensor.shape[-1] % BLOCK:
             raise ModelError(f"weight {key!r} has rows of {tensor.shape[-1]} numbers: quantized rows need a multiple of {BLOCK}")
         block, nbytes = gguf.GGML_QUANT_SIZES[kind]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.export.gguf import export_gguf
+from greenagent.compress.quantize.formats import Quant
 from greenagent.compress.run import Run, StepOptions
 
 __all__ = ["Quantize"]
 
 
 class Quantize(StepOptions):
-    """Round-to-nearest blocks of 32 weights: Q8_0 (8.5 bits a weight), Q4_0 (4.5), or F16 without quantization."""
+    """Round-to-nearest blocks of 32 weights: Q8_0 (8.5 bits a weight), Q4_0 (4.5), Q4_1 (5.0), or F16 without quantization."""
 
-    format: Literal["Q8_0", "Q4_0", "F16"] = Field(default="Q8_0", description="the blocks of the GGUF file")
+    format: Quant = Field(default="Q8_0", description="the blocks of the GGUF file")
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Writes ``model-FORMAT.gguf``; the weights of the candidate stay as they are."""

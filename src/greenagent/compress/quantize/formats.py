@@ -1,0 +1,18 @@
+"""The formats a model can be written in, and which tensor takes which."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["Quant", "stored_as"]
+
+Quant = Literal["F16", "Q8_0", "Q4_0", "Q4_1"]
+
+
+def stored_as(quant: Quant, *, embedding: bool) -> Quant:
+    """The format of a matrix in a file of ``quant``.
+
+    With four bits the embedding and the output projection stay in Q8_0 (llama.cpp keeps them finer too): they decide which
+    token is answered, and a trimmed vocabulary makes them small.
+    """
+    return "Q8_0" if embedding and quant in ("Q4_0", "Q4_1") else quant
