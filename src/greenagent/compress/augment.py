@@ -50,8 +50,8 @@ def swap_values(
 ) -> list[Example]:
     """The examples, about ``share`` of them with other values: one to four of the `Words` of these examples and ``tokenizer``.
 
-    Only free strings (no ``enum``) that stand word for word, and once, in the last message are swapped; an example without any
-    stays as it is. Ids and slices are kept.
+    Only free strings (no ``enum``) that stand word for word, and once, in the last message, a user's, and in none before it are
+    swapped; an example without any stays as it is. Ids and slices are kept.
     """
     rng = random.Random(seed)
     words = Words(examples, tokenizer)
@@ -60,6 +60,9 @@ def swap_values(
 
 
 def _swap(example: Example, free: set[tuple[str, str]], words: Words, rng: random.Random) -> Example:
+    if example.messages[-1].role != "user":
+        return example
+    earlier = " ".join(m.content or "" for m in example.messages[:-1])
     text = example.messages[-1].content or ""
     calls = []
     for call in example.expected:
@@ -68,7 +71,7 @@ def _swap(example: Example, free: set[tuple[str, str]], words: Words, rng: rando
             if (call.name, key) not in free or not isinstance(value, str):
                 continue
             found = list(re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text)) if value else []
-            if len(found) == 1:
+            if len(found) == 1 and value not in earlier:
                 arguments[key] = _like(value, " ".join(words.draw(rng) for _ in range(rng.choice(_LENGTHS))))
                 text = text[: found[0].start()] + arguments[key] + text[found[0].end() :]
         calls.append(ToolCall(name=call.name, arguments=arguments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from greenagent.compress.export.tokenizer_json import with_digit_split
 from greenagent.core.errors import MissingExtraError, ModelError, nearest
 from greenagent.engines.models import embedded_gguf
 
-__all__ = ["SUPPORTED_ARCHITECTURES", "Candidate", "count_parameters", "load_candidate"]
+__all__ = ["SUPPORTED_ARCHITECTURES", "Candidate", "count_parameters", "load_candidate", "load_tokenizer"]
 
 SUPPORTED_ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _BYTES_FP32 = 4
@@ -56,30 +57,67 @@ def count_parameters(model: Any) -> int:
 def load_candidate(name: str) -> Candidate:
     """Loads ``embedded``, a Hugging Face directory, a ``.gguf`` file or a hub id, in bfloat16.
 
-    Errors: `ModelError` for what is missing or of an unsupported architecture, `MissingExtraError` without torch.
+    Errors: `ModelError` for what is missing, broken or of an unsupported architecture, `MissingExtraError` without torch.
     """
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
+    _import_or_say("torch")
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
     transformers.utils.logging.disable_progress_bar()  # ours is the one progress line
-    path = embedded_gguf() if name == "embedded" else Path(name)
-    source, options = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (name, {})
-    if path.suffix == ".gguf" and not path.is_file():
-        raise ModelError(f"model {name!r}: no such file")
+    source, options = _source(name)
     try:
         _require_supported(transformers.AutoConfig.from_pretrained(source, **options), name)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = load_tokenizer(name)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"model {name!r} cannot be loaded: {reason}{nearest(name, ['embedded'])}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _not_loaded(name, error) from error
     if options:
         _forget_gguf(model)
+    return Candidate(model, tokenizer, base=name if name != "embedded" else options["gguf_file"])
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of what `load_candidate` takes; one without a padding token pads with its end token.
+
+    Raises `ModelError` when it cannot be read or has no end token.
+    """
+    _import_or_say("transformers")
+    import transformers
+
+    source, options = _source(name)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, error) from error
     if name == "embedded":
         tokenizer = with_digit_split(tokenizer)  # SmolLM2's rule, which transformers drops when it reads a GGUF
-    return Candidate(model, tokenizer, base=name if name != "embedded" else path.name)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model {name!r}: its tokenizer has no end token (eos_token), so its answers would never end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _import_or_say(package: str) -> None:
+    """Raises `MissingExtraError` when ``package`` is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtraError(package, "compress", "compressing a model")
+
+
+def _source(name: str) -> tuple[str | Path, dict[str, Any]]:
+    """Where `transformers` finds the model, and how it is told so."""
+    path = embedded_gguf() if name == "embedded" else Path(name)
+    if path.suffix != ".gguf":
+        return name, {}
+    if not path.is_file():
+        raise ModelError(f"model {name!r}: no such file")
+    return path.parent, {"gguf_file": path.name}
+
+
+def _not_loaded(name: str, error: Exception) -> ModelError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ModelError(f"model {name!r} cannot be loaded: {reason}{nearest(name, ['embedded'])}")
 
 
 def _require_supported(config: Any, name: str) -> None:

@@ -15,7 +15,7 @@ class FineTune(TrainOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Encodes the fit split and trains on it."""
-        rows = encode(self.examples(run, candidate.tokenizer), run.interface, candidate.tokenizer, self.max_tokens)
+        rows = encode(self.examples(run), run.interface, candidate.tokenizer, self.max_tokens)
         pad_id = candidate.tokenizer.pad_token_id
         run.notes.update(train(candidate.model, rows, self, run, title="fine_tune", pad_id=pad_id))
         return candidate.changed()

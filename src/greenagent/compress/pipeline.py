@@ -69,7 +69,7 @@ def compress(
     interface = task.interface()
     fit, select = fit_select(task.splits["train"], recipe.seed, recipe.select_share)
     held_out = [example for split, examples in task.splits.items() if split != "train" for example in examples]
-    run = Run(recipe.name, interface, fit, select, recipe.seed, work, progress, say, work, held_out)
+    run = Run(recipe.name, interface, fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out)
     meter = Meter(discover())
     try:
         runner = StepRunner(meter, clock or SystemClock(), intensity)

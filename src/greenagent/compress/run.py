@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from greenagent.compress.candidate import Candidate
+from greenagent.compress.augment import swap_values
+from greenagent.compress.candidate import Candidate, load_tokenizer
 from greenagent.core.errors import RecipeError
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
@@ -31,7 +32,7 @@ class Run:
 
     ``fit`` and ``select`` are the two parts of ``train``; nothing else is ever looked at before the card is written, except that
     synthetic requests must not be among ``held_out``, the other splits' requests. ``saved`` has the candidates kept by
-    ``save_as``. ``step_dir`` is the running step's own folder; ``notes`` go onto the card.
+    ``save_as``; ``base`` is the recipe's model. ``step_dir`` is the running step's own folder; ``notes`` go onto the card.
     """
 
     name: str
@@ -43,14 +44,22 @@ class Run:
     progress: Progress
     say: Callable[[str], None]
     step_dir: Path
+    base: str = "embedded"
     held_out: Sequence[Example] = ()
     saved: dict[str, Path] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    _tokenizer: Any = None
 
     def synthetic(self) -> list[Example]:
         """What the `synthesize` steps so far have written."""
-        paths = sorted(self.work.glob(f"*/{SYNTHETIC_FILE}"))
-        return [Example.model_validate_json(line) for path in paths for line in path.read_text().splitlines()]
+        texts = [path.read_text(encoding="utf-8") for path in sorted(self.work.glob(f"*/{SYNTHETIC_FILE}"))]
+        return [Example.model_validate_json(line) for text in texts for line in text.split("\n") if line]
+
+    def swapped(self, examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+        """`swap_values` with words of the recipe's model: also those that a candidate's smaller vocabulary cuts into pieces."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.base)
+        return swap_values(examples, self.interface.tools, share, seed, self._tokenizer)
 
     def calibration(self, count: int) -> list[Example]:
         """``count`` examples to look at a model with; half of them synthetic where there are any."""

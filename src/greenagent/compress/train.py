@@ -12,7 +12,6 @@ import transformers
 from pydantic import Field
 from torch.nn import functional
 
-from greenagent.compress.augment import swap_values
 from greenagent.compress.examples import IGNORED, Encoded, LengthGroupedSampler, collate
 from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.quantize.aware import trained_as
@@ -58,17 +57,16 @@ class TrainOptions(StepOptions):
         if self.synthetic and not any(isinstance(step, Synthesize) for step in earlier):
             raise RecipeError("synthetic: there are no synthetic examples: put a synthesize step before this one")
 
-    def examples(self, run: Run, tokenizer: Any) -> list[Example]:
-        """The fit split and the synthetic examples as this step trains on them; swapped values are of ``tokenizer``'s words."""
-        return [
-            *self._copies(list(run.fit)[: self.max_examples], self.copies, run, tokenizer),
-            *self._copies(run.synthetic() if self.synthetic else [], self.synthetic, run, tokenizer),
-        ]
+    def examples(self, run: Run) -> list[Example]:
+        """The fit split and the synthetic examples as this step trains on them."""
+        written = run.synthetic() if self.synthetic else []
+        fit = list(run.fit)[: self.max_examples]
+        return [*self._copies(fit, self.copies, run), *self._copies(written, self.synthetic, run)]
 
-    def _copies(self, examples: list[Example], copies: int, run: Run, tokenizer: Any) -> list[Example]:
-        tools = run.interface.tools
-        swapped = (swap_values(examples, tools, self.swap_values, run.seed + copy, tokenizer) for copy in range(copies))
-        return [example for copy in swapped for example in copy]
+    def _copies(self, examples: list[Example], copies: int, run: Run) -> list[Example]:
+        if not self.swap_values:
+            return examples * copies
+        return [example for copy in range(copies) for example in run.swapped(examples, self.swap_values, run.seed + copy)]
 
 
 def supervised(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:

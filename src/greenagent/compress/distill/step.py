@@ -67,7 +67,7 @@ class Distill(TrainOptions):
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Checks the vocabularies, computes (or reloads) the teachers' signals, trains."""
         tokenizer = candidate.tokenizer
-        rows = encode(self.examples(run, tokenizer), run.interface, tokenizer, self.max_tokens)
+        rows = encode(self.examples(run), run.interface, tokenizer, self.max_tokens)
         lesson = _Lesson(self, candidate, run, rows)
         for index, row in enumerate(rows):
             row["index"] = [index]

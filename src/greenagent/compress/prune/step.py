@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from greenagent.compress.augment import swap_values
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.examples import encode, texts
 from greenagent.compress.prune.calibrate import Importance, calibrate
@@ -100,9 +99,7 @@ class Prune(StepOptions):
     def _choose(self, candidate: Candidate, run: Run, importance: Importance, depth: int) -> list[int]:
         if self.depth_by == "influence":
             return choose_layers(importance.block_influence, depth)
-        examples = swap_values(
-            run.calibration(_SEARCH_EXAMPLES), run.interface.tools, _SEARCH_SWAPPED, run.seed, candidate.tokenizer
-        )
+        examples = run.swapped(run.calibration(_SEARCH_EXAMPLES), _SEARCH_SWAPPED, run.seed)
         rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=4096)
 
         def progress(done: int, total: int) -> None:

@@ -30,6 +30,8 @@ def continuations(
     rng = random.Random(seed)
     kinds: dict[str, list[str]] = defaultdict(list)
     for example in examples:
+        if sum(m.role not in ("system", "developer") for m in example.messages) > 1:
+            continue  # in the middle of a conversation: not a request that stands by itself
         kinds[answer_name(example.expected)].append(_one_line(example.messages[-1].content or ""))
     names = sorted(kinds)
     rng.shuffle(names)
