@@ -16,9 +16,11 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from greenagent.compress.pipeline import compress, work_directory
+from greenagent.compress.pipeline import compress
 from greenagent.compress.recipe import Recipe
-from greenagent.core.errors import EnvironmentalError, InputError, RecipeError
+from greenagent.compress.train import _last_whole
+from greenagent.compress.work import work_directory
+from greenagent.core.errors import EnvironmentalError, InputError, ModelError, RecipeError, TaskError
 from greenagent.core.records import ModelCard
 
 STEPS: list[dict[str, dict[str, object] | None]] = [
@@ -41,7 +43,10 @@ STEPS: list[dict[str, dict[str, object] | None]] = [
 ]
 
 
-def recipe_for(tiny_dir: Path, task_dir: Path, steps: list[dict[str, dict[str, object] | None]] = STEPS) -> Recipe:
+Steps = list[dict[str, dict[str, object] | None]]
+
+
+def recipe_for(tiny_dir: Path, task_dir: Path, steps: Steps = STEPS) -> Recipe:
     return Recipe.model_validate({"name": "tiny", "model": str(tiny_dir), "task": str(task_dir), "steps": steps})
 
 
@@ -124,13 +129,78 @@ def test_unfinished_work_of_another_recipe_is_not_mixed_in(tiny_dir: Path, task_
     out = tmp_path / "out"
     work = work_directory(out)
     work.mkdir()
-    (work / "run.json").write_text(json.dumps({"recipe_sha256": "other", "task_sha256": "other"}))
-    with pytest.raises(InputError, match="another recipe or task"):
+    (work / "run.json").write_text(json.dumps({"base": ["other"], "steps": []}))
+    with pytest.raises(InputError, match="another model, task, seed"):
         compress(recipe_for(tiny_dir, task_dir), out, resume=True, progress=quiet, say=quiet)
 
 
+def test_a_corrected_recipe_keeps_the_steps_that_are_the_same(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first: Steps = [{"prune": {"depth": 3}}, {"prune": {"ffn": 64}}, {"fine_tune": {"max_tokens": 8}}]
+    with pytest.raises(TaskError, match="raise max_tokens"):
+        compress(recipe_for(tiny_dir, task_dir, first), out, progress=quiet, say=quiet)
+    said: list[str] = []
+    other: Steps = [{"prune": {"depth": 2}}, *first[1:]]
+    with pytest.raises(InputError, match=r"step 1 \(prune\) is done and differs"):
+        compress(recipe_for(tiny_dir, task_dir, other), out, resume=True, progress=quiet, say=quiet)
+    corrected: Steps = [*first[:2], {"prune": {"depth": 2}}]
+    card = compress(
+        recipe_for(tiny_dir, task_dir, corrected), out, resume=True, progress=quiet, say=said.append, evaluate_limit=4
+    )
+    assert [line for line in said if "done before" in line] == ["step 1/3: prune (done before)", "step 2/3: prune (done before)"]
+    assert [s.options for s in card.steps] == [{"depth": 3}, {"ffn": 64}, {"depth": 2}]
+    assert card.interface.kind == "chat"  # nothing has trained it for the task
+
+
+def test_what_a_crash_left_without_its_mark_is_not_taken_for_a_run(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    work = work_directory(tmp_path / "out")
+    (work / "01-prune").mkdir(parents=True)
+    (work / "01-prune" / "fact.json").write_text("from another recipe")
+    steps: Steps = [{"prune": {"depth": 2}}]
+    card = compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet, evaluate_limit=4)
+    assert card.steps[0].options == {"depth": 2}
+
+
+@pytest.mark.parametrize("cut", ["empty", "without its state"])
+def test_a_checkpoint_cut_short_by_a_crash_is_not_continued_from(cut: str, tmp_path: Path) -> None:
+    for step in (3, 12):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text('{"global_step": 3}')
+    if cut == "without its state":
+        (tmp_path / "checkpoint-12" / "model.safetensors").touch()
+        (tmp_path / "checkpoint-12" / "trainer_state.json").write_text('{"global')
+    assert _last_whole(tmp_path) == tmp_path / "checkpoint-3"
+    assert not (tmp_path / "checkpoint-12").exists()
+    assert _last_whole(tmp_path / "none") is None
+
+
+def test_a_single_file_is_what_is_trained_on(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    steps: Steps = [{"fine_tune": {"max_examples": 8}}]
+    card = compress(recipe_for(tiny_dir, task_dir / "train.jsonl", steps), tmp_path / "out", progress=quiet, say=quiet)
+    assert card.quality == []  # nothing held out
+    assert card.steps[0].quality is not None
+
+
+def test_what_cannot_be_done_or_written_is_said_before_anything_is_trained(
+    tiny_dir: Path, task_dir: Path, tmp_path: Path
+) -> None:
+    def go(model: Path, *steps: dict[str, dict[str, object] | None]) -> None:
+        compress(recipe_for(model, task_dir, list(steps)), tmp_path / "out", progress=quiet, say=quiet)
+
+    with pytest.raises(RecipeError, match=r"step 3 \(prune\): .* has 2 layers; asked to keep 3"):
+        go(tiny_dir, {"fine_tune": {}}, {"prune": {"depth": 2}}, {"prune": {"depth": 3}})
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir), AutoTokenizer.from_pretrained(tiny_dir)
+    model.config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    model.save_pretrained(tmp_path / "rope")
+    tokenizer.save_pretrained(tmp_path / "rope")
+    with pytest.raises(ModelError, match="rope scaling 'linear'"):
+        go(tmp_path / "rope", {"fine_tune": {}})
+    assert not (tmp_path / "out").exists()
+    assert not work_directory(tmp_path / "out").exists()
+
+
 def test_a_teacher_that_no_step_saved_is_named(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
-    steps: list[dict[str, dict[str, object] | None]] = [{"distill": {"teacher": "nobody"}}]
+    steps: Steps = [{"distill": {"teacher": "nobody"}}]
     with pytest.raises(RecipeError, match="no teacher 'nobody'"):
         compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet)
     assert not list(tmp_path.iterdir())  # neither output nor unfinished work stands in the way of the corrected recipe
@@ -151,7 +221,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_output(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("greenagent.compress.candidate.Candidate.save", full)
-    steps: list[dict[str, dict[str, object] | None]] = [{"prune": {"depth": 2}}]
+    steps: Steps = [{"prune": {"depth": 2}}]
     with pytest.raises(EnvironmentalError, match="no space left on the disk"):
         compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet)
     assert not (tmp_path / "out").exists()
@@ -159,7 +229,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_output(
 
 def test_every_objective_of_distillation_trains(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
     common = {"teacher": ["large", "again"], "max_examples": 16, "epochs": 6, "batch_size": 4, "learning_rate": 1e-3}
-    steps: list[dict[str, dict[str, object] | None]] = [
+    steps: Steps = [
         {"fine_tune": {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "save_as": "large"}},
         {"quantize": {"save_as": "again"}},
         {"prune": {"depth": 2}},

@@ -14,7 +14,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from greenagent.compress.candidate import load_candidate
+from greenagent.compress.candidate import Shape, load_candidate
 from greenagent.compress.examples import Encoded, collate, encode
 from greenagent.compress.prune.calibrate import calibrate
 from greenagent.compress.prune.depth import layers_by_loss
@@ -172,7 +172,7 @@ def test_the_hidden_dimensions_that_matter_stay(family: str, tmp_path: Path) -> 
 
 
 def test_what_the_model_does_not_have_cannot_be_kept(tiny_dir: Path) -> None:
-    config = load_candidate(str(tiny_dir)).model.config
+    shape = Shape.of(load_candidate(str(tiny_dir)).model.config)
     for options, message in (
         ({"depth": 9}, "has 4 layers; asked to keep 9"),
         ({"layers": [0, 4]}, "has 4 layers, numbered from 0"),
@@ -181,6 +181,12 @@ def test_what_the_model_does_not_have_cannot_be_kept(tiny_dir: Path) -> None:
         ({"hidden": 96}, "has 64 hidden dimensions"),
     ):
         with pytest.raises(RecipeError, match=message):
-            Prune.model_validate(options)._fits(config)
-    with pytest.raises(ValidationError, match="hidden must be a multiple of 32"):
-        Prune.model_validate({"hidden": 40})
+            Prune.model_validate(options).fit_shape(shape)
+    for options, message in (
+        ({"hidden": 40}, "hidden must be a multiple of 32"),
+        ({"layers": [2, 1]}, "layers must rise"),
+        ({"layers": [-1]}, "greater than or equal to 0"),
+        ({"depth": 2, "common_tokens": 9}, "needs vocabulary"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            Prune.model_validate(options)

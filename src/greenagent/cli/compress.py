@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from greenagent.cli.output import JsonFlag, emit_json, say
+from greenagent.cli.output import JsonFlag, emit_json, fail, say
 
 __all__ = ["register"]
 
@@ -26,7 +26,7 @@ def compress(
     restart: Annotated[bool, typer.Option("--restart", help="Discard an unfinished run.")] = False,
     zone: Annotated[str | None, typer.Option(help="Grid zone for carbon, for example DE.")] = None,
     ledger: Annotated[str | None, typer.Option(help="Ledger path or URL; 'none' keeps no record.")] = None,
-    evaluate_limit: Annotated[int | None, typer.Option(help="Evaluate on this many examples per split at most.")] = None,
+    evaluate_limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on this many examples per split at most.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Turns a model into a smaller one by a recipe of typed steps; every step is metered.
@@ -41,18 +41,21 @@ def compress(
     loaded = load_recipe(recipe)
     changes = {key: value for key, value in (("task", task), ("model", model)) if value is not None}
     loaded = loaded.model_copy(update=changes)
-    with TrainingRecord(ledger) as record, ProgressLine() as line:
-        card = run_recipe(
-            loaded,
-            out,
-            resume=resume,
-            restart=restart,
-            zone=zone,
-            progress=line.update,
-            say=line.say,
-            record=record.step,
-            evaluate_limit=evaluate_limit,
-        )
+    try:
+        with TrainingRecord(ledger) as record, ProgressLine() as line:
+            card = run_recipe(
+                loaded,
+                out,
+                resume=resume,
+                restart=restart,
+                zone=zone,
+                progress=line.update,
+                say=line.say,
+                record=record.step,
+                evaluate_limit=evaluate_limit,
+            )
+    except KeyboardInterrupt:
+        raise fail("interrupted: the same command with --resume continues", 130) from None
     if as_json:
         emit_json(card)
     else:

@@ -11,10 +11,25 @@ from greenagent.compress.export.tokenizer_json import with_digit_split
 from greenagent.core.errors import MissingExtraError, ModelError, nearest
 from greenagent.engines.models import embedded_gguf
 
-__all__ = ["SUPPORTED_ARCHITECTURES", "Candidate", "count_parameters", "load_candidate", "load_tokenizer"]
+__all__ = ["SUPPORTED_ARCHITECTURES", "Candidate", "Shape", "count_parameters", "load_candidate", "load_tokenizer"]
 
 SUPPORTED_ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _BYTES_FP32 = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model that pruning changes: ``ffn`` neurons and attention ``groups`` are per layer."""
+
+    depth: int
+    ffn: int
+    groups: int
+    hidden: int
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """Read from a `transformers` config."""
+        return cls(config.num_hidden_layers, config.intermediate_size, config.num_key_value_heads, config.hidden_size)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from greenagent.compress.readme import render_readme
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Run
 from greenagent.core.atomic import write_text
+from greenagent.core.calls import Tool
+from greenagent.core.interface import Interface
 from greenagent.core.provenance import combine
 from greenagent.core.records import Energy, FileFact, ModelCard, Quality, StepFact
 from greenagent.engines.worker import WorkerClient
@@ -26,52 +29,58 @@ from greenagent.measure.signals.intensity import Intensity
 from greenagent.tasks import Example, Task
 from greenagent.tasks.evaluate import EngineAnswerer, evaluate, sample
 
-__all__ = ["sum_energy", "write_model"]
+__all__ = ["Finished", "sum_energy", "write_model"]
 
 _REPORT_SPLITS = ("val", "test")
 _AGREEMENT_PROMPTS = 100
 
 
+@dataclass
+class Finished:
+    """A candidate that gets a model directory, with the steps that led to it and how to talk to it.
+
+    ``kept_as`` is the ``save_as`` of its last step; empty for what the whole recipe gives.
+    """
+
+    candidate: Candidate
+    steps: list[StepFact]
+    interface: Interface
+    kept_as: str = ""
+
+
 def write_model(
-    candidate: Candidate,
-    steps: list[StepFact],
-    directory: Path,
-    recipe: Recipe,
-    task: Task,
-    run: Run,
-    intensity: Intensity | None,
-    evaluate_limit: int | None,
+    one: Finished, out: Path, recipe: Recipe, task: Task, run: Run, intensity: Intensity | None, evaluate_limit: int | None
 ) -> ModelCard:
-    """Writes everything into ``directory`` (made if absent) and returns the card."""
+    """Writes everything into ``out``, or its subdirectory ``kept_as``, and returns the card."""
+    directory = out / one.kept_as
     directory.mkdir(parents=True, exist_ok=True)
-    kept_as = steps[-1].options.get("save_as")
-    name = f"{recipe.name}-{kept_as}" if kept_as else recipe.name
+    name = f"{recipe.name}-{one.kept_as}" if one.kept_as else recipe.name
     run.say(f"writing {name}")
-    candidate.save(directory)
-    form, served = _served_file(candidate, directory, name)
+    one.candidate.save(directory)
+    form, served = _served_file(one.candidate, directory, name)
     card = ModelCard(
         name=name,
         created_at=datetime.now(UTC),
         greenagent_version=greenagent.__version__,
-        base=candidate.base,
+        base=one.candidate.base,
         recipe=recipe.model_dump(),
         recipe_sha256=recipe.sha256,
         task_sha256=task.sha256,
-        architecture=candidate.model.config.model_type,
-        parameters=candidate.parameters,
-        bytes_fp32=candidate.bytes_fp32,
+        architecture=one.candidate.model.config.model_type,
+        parameters=one.candidate.parameters,
+        bytes_fp32=one.candidate.bytes_fp32,
         served_file=served.name,
         served_bytes=served.stat().st_size,
-        interface=run.interface,
-        steps=steps,
-        energy=sum_energy([s.energy for s in steps]),
+        interface=one.interface,
+        steps=one.steps,
+        energy=sum_energy([s.energy for s in one.steps]),
     )
     write_text(directory / "card.json", card.model_dump_json(indent=2))  # the engine reads it
-    card.quality = [
-        _served_quality(directory, split, sample(task.splits[split], evaluate_limit), run, intensity, f"openvino {form}")
-        for split in _REPORT_SPLITS
-        if split in task.splits
-    ]
+    can_answer = one.interface.kind != "chat" or one.candidate.tokenizer.chat_template  # a base model has no chat to be asked in
+    for split in (split for split in _REPORT_SPLITS if can_answer and split in task.splits):
+        examples = sample(task.splits[split], evaluate_limit)
+        quality = _served_quality(directory, split, examples, one.interface, task.tools, run, intensity)
+        card.quality.append(quality.model_copy(update={"engine": f"openvino {form}"}))
     card.agreement = _agreement(directory, task, run)
     card.files = [_file_fact(p, form) for p in sorted(directory.iterdir()) if p.is_file() and p.name != "card.json"]
     write_text(directory / "card.json", card.model_dump_json(indent=2))
@@ -109,7 +118,13 @@ def _served_file(candidate: Candidate, directory: Path, name: str) -> tuple[str,
 
 
 def _served_quality(
-    directory: Path, split: str, examples: list[Example], run: Run, intensity: Intensity | None, engine: str
+    directory: Path,
+    split: str,
+    examples: list[Example],
+    interface: Interface,
+    tools: list[Tool],
+    run: Run,
+    intensity: Intensity | None,
 ) -> Quality:
     async def go() -> Quality:
         client = await WorkerClient.start(directory)
@@ -117,7 +132,7 @@ def _served_quality(
         try:
             start_j = meter.total_j()
             quality = await evaluate(
-                EngineAnswerer(client, run.interface),
+                EngineAnswerer(client, interface, tools),
                 examples,
                 split=split,
                 progress=lambda done, total: run.progress(f"evaluating {split}", done, total, ""),
@@ -128,7 +143,7 @@ def _served_quality(
             await client.aclose()
         right = quality.accuracy * quality.examples
         per_correct = spent.energy_j / right if spent.energy_j is not None and right else None
-        return quality.model_copy(update={"energy": spent, "energy_per_correct_j": per_correct, "engine": engine})
+        return quality.model_copy(update={"energy": spent, "energy_per_correct_j": per_correct})
 
     return asyncio.run(go())
 

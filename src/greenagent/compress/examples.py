@@ -14,6 +14,7 @@ from greenagent.tasks import Example
 
 __all__ = [
     "IGNORED",
+    "NO_LIMIT",
     "Encoded",
     "LengthGroupedSampler",
     "collate",
@@ -25,14 +26,19 @@ __all__ = [
 ]
 
 IGNORED = -100
+NO_LIMIT = 1 << 30
+"""For rows that are only looked at, however long."""
+
 Encoded = dict[str, list[int]]
 
 
 def fit_select(examples: Sequence[Example], seed: int, share: float = 0.1) -> tuple[list[Example], list[Example]]:
-    """Cuts ``train`` into fit (90%) and select (10%): search and tuning look only at these."""
+    """Cuts ``train`` into fit (90%) and select (10%): search and tuning look only at these. `TaskError` for fewer than two."""
     order = list(examples)
+    if len(order) < 2:
+        raise TaskError(f"train has {len(order)} examples: at least two are needed, one to fit and one to watch")
     random.Random(seed).shuffle(order)
-    cut = max(1, round(len(order) * share))
+    cut = min(len(order) - 1, max(1, round(len(order) * share)))
     return order[cut:], order[:cut]
 
 
@@ -49,12 +55,13 @@ def encode(examples: Sequence[Example], interface: Interface, tokenizer: Any, ma
     """Token ids with labels on the answer only (completion-only loss, teacher forcing).
 
     Each row has ``input_ids`` and ``labels`` of the same length; labels are `IGNORED` over the prompt. Prompt and answer are
-    encoded apart, as they are when serving, so that no token straddles them. A row over ``max_tokens`` is an error, never cut.
+    encoded apart, as they are when serving, so that no token straddles them; a tokenizer that puts a token before every text
+    puts it before the prompt, as the engine does. A row over ``max_tokens`` is an error, never cut.
     """
     rows = []
     end = tokenizer.eos_token_id
     for example in examples:
-        prompt = tokenizer(interface.render_prompt(example.messages), add_special_tokens=False).input_ids
+        prompt = tokenizer(interface.render_prompt(example.messages)).input_ids
         answer = [*tokenizer(interface.render_answer(example.expected), add_special_tokens=False).input_ids, end]
         if len(prompt) + len(answer) > max_tokens:
             raise TaskError(f"example {example.id}: {len(prompt) + len(answer)} tokens; raise max_tokens (now {max_tokens})")

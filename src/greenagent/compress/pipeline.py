@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from greenagent.compress.candidate import Candidate, load_candidate
-from greenagent.compress.card import write_model
+from greenagent.compress.candidate import Candidate, Shape, load_candidate
+from greenagent.compress.card import Finished, write_model
 from greenagent.compress.examples import fit_select
+from greenagent.compress.export.gguf import check_exportable
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Progress, Run, StepOptions
 from greenagent.compress.steps import StepRunner, finished_fact
-from greenagent.core.atomic import new_directory, write_text
+from greenagent.compress.train import TrainOptions
+from greenagent.compress.work import open_work, step_folder
+from greenagent.core.atomic import new_directory
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import InputError, RecipeError
+from greenagent.core.interface import Interface
 from greenagent.core.records import ModelCard, StepFact
+from greenagent.engines.models import load_card
 from greenagent.measure.meter import Meter
 from greenagent.measure.sensors import discover
 from greenagent.measure.signals.intensity import lookup
 from greenagent.tasks import Task, load_task
 
-__all__ = ["Recorder", "compress", "work_directory"]
+__all__ = ["Recorder", "compress"]
 
 Recorder = Callable[[str, StepFact], None]
-
-
-@dataclass
-class _Kept:
-    """A candidate that gets a model directory of its own, with the steps that led to it."""
-
-    candidate: Candidate
-    steps: list[StepFact]
-
-
-def work_directory(out: Path) -> Path:
-    """Where an unfinished run of ``out`` lives."""
-    return out.parent / f".{out.name}.work"
 
 
 def compress(
@@ -61,24 +51,20 @@ def compress(
     """
     out = out.absolute()
     steps = recipe.typed_steps()
-    task = load_task(recipe.task)
-    if "train" not in task.splits:
-        raise RecipeError(f"task {recipe.task!r} has no train split (it has {', '.join(task.splits)})")
+    task = _load_task(recipe.task)
     intensity = lookup(zone)
-    work = _open_work(out, recipe, task, resume=resume, restart=restart)
-    interface = task.interface()
+    work = open_work(out, recipe, steps, task.sha256, resume=resume, restart=restart)
+    if out.exists():
+        say(f"{out} will be replaced when the new model is finished")
     fit, select = fit_select(task.splits["train"], recipe.seed, recipe.select_share)
     held_out = [example for split, examples in task.splits.items() if split != "train" for example in examples]
-    run = Run(recipe.name, interface, fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out)
+    run = Run(recipe.name, task.interface(), fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out)
     meter = Meter(discover())
     try:
         runner = StepRunner(meter, clock or SystemClock(), intensity)
         kept = _run_steps(recipe, steps, run, runner, record)
         with new_directory(out) as directory:
-            cards = {
-                name: write_model(one.candidate, one.steps, directory / name, recipe, task, run, intensity, evaluate_limit)
-                for name, one in sorted(kept.items(), key=lambda item: item[0] == "")
-            }
+            cards = [write_model(one, directory, recipe, task, run, intensity, evaluate_limit) for one in kept]
     except InputError:
         if not any(work.glob("*/fact.json")) and not any(work.glob("*/checkpoints")):
             shutil.rmtree(work, ignore_errors=True)  # nothing was done yet: the corrected recipe starts afresh
@@ -86,42 +72,34 @@ def compress(
     finally:
         meter.close()
     shutil.rmtree(work, ignore_errors=True)
-    return cards[""]
+    return cards[-1]
 
 
-def _open_work(out: Path, recipe: Recipe, task: Task, *, resume: bool, restart: bool) -> Path:
-    """Makes or reopens the work directory; refuses to mix two recipes or to lose an unfinished run silently."""
-    work = work_directory(out)
-    mark = {"recipe_sha256": recipe.sha256, "task_sha256": task.sha256}
-    if out.exists() and not (out / "card.json").is_file() and any(out.iterdir() if out.is_dir() else [out]):
-        raise InputError(f"{out} exists and is not a model directory: give another -o")
-    if restart:
-        shutil.rmtree(work, ignore_errors=True)
-    if work.is_dir() and (work / "run.json").is_file():
-        if not resume:
-            raise InputError(f"{work} holds an unfinished run: add --resume to continue it or --restart to discard it")
-        if json.loads((work / "run.json").read_text()) != mark:
-            raise InputError(f"{work} was begun with another recipe or task: add --restart to discard it")
-        return work
-    work.mkdir(parents=True, exist_ok=True)
-    write_text(work / "run.json", json.dumps(mark))
-    return work
+def _load_task(name: str) -> Task:
+    """The task, whose one split is ``train`` when it is a single file."""
+    task = load_task(name)
+    if Path(name).is_file():
+        task = Task.build(task.name, task.tools, task.interface_kind, {"train": next(iter(task.splits.values()))})
+    if "train" not in task.splits:
+        raise RecipeError(f"task {name!r} has no train split (it has {', '.join(task.splits)})")
+    return task
 
 
 def _run_steps(
     recipe: Recipe, steps: list[tuple[str, StepOptions]], run: Run, runner: StepRunner, record: Recorder | None
-) -> dict[str, _Kept]:
-    """Applies all steps; the empty name is the final candidate, the others are those with ``save_as``."""
+) -> list[Finished]:
+    """Applies all steps: the candidates with ``save_as`` in their order, then the final one."""
     candidate: Candidate | None = None
     base = recipe.model
     facts: list[StepFact] = []
-    kept: dict[str, _Kept] = {}
+    kept: list[Finished] = []
+    interface = _own_interface(base)
     for number, (name, step) in enumerate(steps, 1):
-        run.step_dir = run.work / f"{number:02d}-{name}"
+        run.step_dir = run.work / step_folder(number, name)
         fact = finished_fact(run.step_dir)
         if fact is None:
             if candidate is None:
-                candidate = runner.restore(run.work / _folder(steps, number - 1), base) if number > 1 else load_candidate(base)
+                candidate = runner.restore(run.work / _folder(steps, number - 1), base) if number > 1 else _base(base, steps)
             run.say(f"step {number}/{len(steps)}: {name}")
             candidate, fact = runner.apply(name, step, candidate, run)
             if record:
@@ -130,13 +108,32 @@ def _run_steps(
             run.say(f"step {number}/{len(steps)}: {name} (done before)")
             candidate = None
         facts.append(fact)
+        interface = run.interface if isinstance(step, TrainOptions) else interface
         if step.save_as:
             run.saved[step.save_as] = run.step_dir / "candidate"
-            kept[step.save_as] = _Kept(candidate or runner.restore(run.step_dir, base), list(facts))
+            kept.append(Finished(candidate or runner.restore(run.step_dir, base), list(facts), interface, step.save_as))
             candidate = None  # the kept one stays as it is: steps train in place, so the next works on a copy from disk
-    kept[""] = _Kept(candidate or runner.restore(run.step_dir, base), facts)
-    return kept
+    return [*kept, Finished(candidate or runner.restore(run.step_dir, base), facts, interface)]
+
+
+def _own_interface(base: str) -> Interface:
+    """How to talk to the model a recipe begins with; once a step has trained it, the task's way takes its place."""
+    card = load_card(base) if Path(base).is_dir() else None
+    return card.interface if card else Interface()
+
+
+def _base(name: str, steps: list[tuple[str, StepOptions]]) -> Candidate:
+    """The model to start from, once it is clear that every step fits it and that what comes out can be written."""
+    candidate = load_candidate(name)
+    shape = Shape.of(candidate.model.config)
+    for number, (kind, step) in enumerate(steps, 1):
+        try:
+            shape = step.fit_shape(shape)
+        except RecipeError as error:
+            raise RecipeError(f"step {number} ({kind}): {error}") from error
+    check_exportable(candidate.model, candidate.tokenizer)
+    return candidate
 
 
 def _folder(steps: list[tuple[str, StepOptions]], number: int) -> str:
-    return f"{number:02d}-{steps[number - 1][0]}"
+    return step_folder(number, steps[number - 1][0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from greenagent.core.errors import MissingExtraError, RecipeError, nearest
 
@@ -52,9 +52,15 @@ class Recipe(BaseModel):
         default="embedded", description="where to start: `embedded`, a Hugging Face directory or id, or a GGUF file"
     )
     task: str = Field(default="assistant", description="what to learn: `assistant`, or a directory or file of labelled examples")
-    seed: int = Field(default=0, description="of everything that is drawn")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of everything that is drawn")
     select_share: float = Field(default=0.1, gt=0, lt=1, description="part of train kept for watching, never trained on")
     steps: list[dict[str, dict[str, Any] | None]] = Field(min_length=1, description="one key each: the step, with its options")
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _without_options(cls, steps: Any) -> Any:
+        """A step may be its bare name."""
+        return [{step: None} if isinstance(step, str) else step for step in steps] if isinstance(steps, list) else steps
 
     def typed_steps(self) -> list[tuple[str, Any]]:
         """The steps as (name, validated options). Raises `RecipeError` naming step and key."""
@@ -69,6 +75,8 @@ class Recipe(BaseModel):
             try:
                 step = kinds[name].model_validate(options or {})
                 step.check([earlier for _, earlier in typed])
+                if step.save_as and step.save_as in {earlier.save_as for _, earlier in typed}:
+                    raise RecipeError(f"save_as {step.save_as!r} is taken by an earlier step")
             except ValidationError as error:
                 raise RecipeError(f"step {number} ({name}): {_explain(error, kinds[name])}") from error
             except RecipeError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.compress.augment import swap_values
-from greenagent.compress.candidate import Candidate, load_tokenizer
+from greenagent.compress.candidate import Candidate, Shape, load_tokenizer
 from greenagent.core.errors import RecipeError
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
@@ -74,7 +74,7 @@ class Run:
 class StepOptions(BaseModel, ABC):
     """Base of every recipe step: typed options and ``candidate -> candidate``."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     save_as: str | None = Field(
         default=None,
@@ -84,6 +84,10 @@ class StepOptions(BaseModel, ABC):
 
     def check(self, earlier: Sequence[StepOptions]) -> None:
         """Raises `RecipeError` when this step needs something that no ``earlier`` step of the recipe gives."""
+
+    def fit_shape(self, shape: Shape) -> Shape:
+        """What this step makes of a model's shape. Raises `RecipeError` when it cannot."""
+        return shape
 
     @abstractmethod
     def apply(self, candidate: Candidate, run: Run) -> Candidate:

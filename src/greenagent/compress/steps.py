@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from greenagent.compress.candidate import Candidate, load_candidate
-from greenagent.compress.examples import encode, exact_answers
+from greenagent.compress.examples import NO_LIMIT, encode, exact_answers
 from greenagent.compress.run import Run, StepOptions
 from greenagent.core.atomic import disk_errors, write_text
 from greenagent.core.clock import Clock
@@ -94,7 +94,7 @@ class StepRunner:
         )
 
     def _select_quality(self, candidate: Candidate, run: Run) -> Quality:
-        rows = encode(list(run.select)[:_SELECT_EXAMPLES], run.interface, candidate.tokenizer, max_tokens=4096)
+        rows = encode(list(run.select)[:_SELECT_EXAMPLES], run.interface, candidate.tokenizer, max_tokens=NO_LIMIT)
         right = sum(exact_answers(candidate.model, rows, candidate.tokenizer.pad_token_id))
         low, high = wilson_interval(right, len(rows))
         return Quality(

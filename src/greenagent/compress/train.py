@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -155,14 +157,33 @@ def train(
         callbacks=[_Rhythm(run, title)],
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    last = transformers.trainer_utils.get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    last = _last_whole(checkpoints)
     if last:
-        run.say(f"{title}: continuing from step {Path(last).name.rpartition('-')[2]}")
+        run.say(f"{title}: continuing from step {last.name.rpartition('-')[2]}")
     with trained_as(model, options.quantize_aware):
-        trainer.train(resume_from_checkpoint=last)
-    model.eval()
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    model.to("cpu").eval()  # the trainer takes it to a GPU where there is one; all other steps work in main memory
     tokens = sum(len(r["input_ids"]) for r in rows) * options.epochs
     return {"examples": len(rows), "train_tokens": round(tokens), "final_loss": _last_loss(trainer.state.log_history)}
+
+
+def _last_whole(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; what a crash left of others is removed.
+
+    The trainer's state is the last file of a checkpoint.
+    """
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    whole = [path for path in found if _readable(path / "trainer_state.json")]
+    for path in set(found) - set(whole):
+        shutil.rmtree(path)
+    return whole[-1] if whole else None
+
+
+def _readable(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
 
 
 def _last_loss(history: list[dict[str, float]]) -> float | None:

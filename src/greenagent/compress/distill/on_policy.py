@@ -33,10 +33,10 @@ def own_answers(
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
     training = model.training
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         written = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
             max_new_tokens=max_tokens,
             do_sample=True,
             temperature=temperature,

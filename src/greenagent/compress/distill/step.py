@@ -124,6 +124,7 @@ class _Lesson:
             temperature=options.on_policy_temperature,
         )
         own["teacher_log_probs"], own["teacher_ids"] = self._teachers.say(own, options.tau, options.top_k)
+        own = {name: value.to(model.device) for name, value in own.items()}
         own["on_policy"] = True
         return own
 

@@ -58,7 +58,9 @@ class Teachers:
     def load(cls, paths: Sequence[Path], student: Any, sample: Sequence[str]) -> Teachers:
         """Loads the candidates at ``paths``. Raises `ModelError` when a vocabulary does not map (before any training)."""
         candidates = [load_candidate(str(path)) for path in paths]
-        return cls([(c.model.eval(), vocabulary_map(student, c.tokenizer, sample)) for c in candidates])
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        maps = [vocabulary_map(student, c.tokenizer, sample).to(device) for c in candidates]
+        return cls([(c.model.to(device).eval(), mapped) for c, mapped in zip(candidates, maps, strict=True)])
 
     @torch.no_grad()
     def say(self, batch: dict[str, torch.Tensor], tau: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,11 +69,12 @@ class Teachers:
         ``batch``: right-padded ``input_ids`` and ``labels`` of the student, as `greenagent.compress.examples.collate` makes
         them. The distribution is restricted to the student's vocabulary and normalised there.
         """
-        answer = batch["labels"][:, 1:] != IGNORED
+        device = self.models[0][1].device
+        asked, answer = batch["input_ids"].to(device), (batch["labels"][:, 1:] != IGNORED).to(device)
         spoken = []
         for model, mapped in self.models:
-            hidden = model.model(input_ids=mapped[batch["input_ids"]]).last_hidden_state[:, :-1]
+            hidden = model.model(input_ids=mapped[asked]).last_hidden_state[:, :-1]
             spoken.append((model.lm_head(hidden[answer]).float()[:, mapped] / tau).log_softmax(-1))
         mean = spoken[0] if len(spoken) == 1 else torch.stack(spoken).logsumexp(0) - torch.tensor(float(len(spoken))).log()
         values, ids = mean.topk(min(top_k, mean.shape[-1]))
-        return values, ids
+        return values.cpu(), ids.cpu()

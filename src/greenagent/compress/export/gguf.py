@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["ARCHITECTURES", "export_gguf"]
+__all__ = ["ARCHITECTURES", "check_exportable", "export_gguf"]
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """What can be written; their names are the same in ``transformers`` and in GGUF."""
@@ -66,6 +66,13 @@ def export_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
                 _write(writer, model, tensors)
             finally:
                 writer.close()
+
+
+def check_exportable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `ModelError` for a model or tokenizer that `export_gguf` could not write, whatever the format."""
+    _check_architecture(model)
+    _plan(model, "F16")
+    pre_name(load_json(tokenizer))
 
 
 def _check_architecture(model: PreTrainedModel) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from greenagent.compress.candidate import Candidate
-from greenagent.compress.examples import encode, texts
+from greenagent.compress.candidate import Candidate, Shape
+from greenagent.compress.examples import NO_LIMIT, encode, texts
 from greenagent.compress.prune.calibrate import Importance, calibrate
 from greenagent.compress.prune.depth import layers_by_loss
 from greenagent.compress.prune.shape import Kept, choose_layers, reshape
@@ -32,7 +32,9 @@ class Prune(StepOptions):
         default="influence",
         description="how layers are chosen: by block influence (one pass), or by the loss without each, one after the other",
     )
-    layers: list[int] | None = Field(default=None, description="keep exactly these layers instead of choosing")
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, description="keep exactly these layers instead of choosing"
+    )
     ffn: int | None = Field(default=None, ge=_BLOCK, description="feed-forward neurons to keep per layer")
     groups: int | None = Field(
         default=None, ge=1, description="attention groups to keep per layer (a key-value head with the query heads that read it)"
@@ -52,6 +54,10 @@ class Prune(StepOptions):
             raise ValueError("prune: say what to keep: depth, layers, ffn, groups, hidden or vocabulary")
         if self.depth and self.layers:
             raise ValueError("prune: give depth or layers, not both")
+        if self.layers and self.layers != sorted(set(self.layers)):
+            raise ValueError(f"prune: layers must rise and not repeat; got {self.layers}")
+        if self.common_tokens and not self.vocabulary:
+            raise ValueError("prune: common_tokens says what vocabulary pruning keeps: it needs vocabulary")
         if self.depth_by == "loss" and not self.depth:
             raise ValueError("prune: depth_by says how layers are chosen: it needs depth, how many to keep")
         for name in ("ffn", "hidden"):
@@ -81,11 +87,11 @@ class Prune(StepOptions):
         return candidate.changed(trimmed.model, trimmed.tokenizer)
 
     def _reshape(self, candidate: Candidate, run: Run) -> Candidate:
-        config = candidate.model.config
-        self._fits(config)
-        rows = encode(run.calibration(self.calibration_examples), run.interface, candidate.tokenizer, max_tokens=4096)
+        shape = Shape.of(candidate.model.config)
+        self.fit_shape(shape)
+        rows = encode(run.calibration(self.calibration_examples), run.interface, candidate.tokenizer, max_tokens=NO_LIMIT)
         importance = calibrate(candidate.model, rows, candidate.tokenizer.pad_token_id)
-        depth = self.depth or config.num_hidden_layers
+        depth = self.depth or shape.depth
         layers = self.layers or self._choose(candidate, run, importance, depth)
         kept = Kept(
             layers,
@@ -100,25 +106,30 @@ class Prune(StepOptions):
         if self.depth_by == "influence":
             return choose_layers(importance.block_influence, depth)
         examples = run.swapped(run.calibration(_SEARCH_EXAMPLES), _SEARCH_SWAPPED, run.seed)
-        rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=4096)
+        rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=NO_LIMIT)
 
         def progress(done: int, total: int) -> None:
             run.progress("prune: choosing layers", done, total, "")
 
         return layers_by_loss(candidate.model, rows, depth, candidate.tokenizer.pad_token_id, progress)
 
-    def _fits(self, config: Any) -> None:
-        depth = config.num_hidden_layers
-        if max(self.layers or [0]) >= depth:
-            raise RecipeError(f"prune: the model has {depth} layers, numbered from 0; asked to keep {self.layers}")
+    def fit_shape(self, shape: Shape) -> Shape:
+        if max(self.layers or [0]) >= shape.depth:
+            raise RecipeError(f"prune: the model has {shape.depth} layers, numbered from 0; asked to keep {self.layers}")
         for asked, there, what in (
-            (self.depth, depth, "layers"),
-            (self.ffn, config.intermediate_size, "feed-forward neurons per layer"),
-            (self.groups, config.num_key_value_heads, "attention groups per layer"),
-            (self.hidden, config.hidden_size, "hidden dimensions"),
+            (self.depth, shape.depth, "layers"),
+            (self.ffn, shape.ffn, "feed-forward neurons per layer"),
+            (self.groups, shape.groups, "attention groups per layer"),
+            (self.hidden, shape.hidden, "hidden dimensions"),
         ):
             if (asked or 0) > there:
                 raise RecipeError(f"prune: the model has {there} {what}; asked to keep {asked}")
+        return Shape(
+            len(self.layers or []) or self.depth or shape.depth,
+            self.ffn or shape.ffn,
+            self.groups or shape.groups,
+            self.hidden or shape.hidden,
+        )
 
 
 def _best(importance: torch.Tensor, count: int) -> torch.Tensor:

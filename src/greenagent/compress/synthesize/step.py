@@ -50,7 +50,7 @@ class Synthesize(StepOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Writes ``synthetic.jsonl`` into the step's folder; what was written before a crash is not written again."""
-        teacher = _served(run.teacher(self.teacher), run.step_dir / "teacher.gguf")
+        teacher = _served(self.teacher, run)
         written = asyncio.run(self._write(run))
         known = {normalised(e.messages[-1].content or "") for e in [*run.fit, *run.select, *run.held_out]}
         requests = new_requests(written, known)
@@ -106,11 +106,12 @@ async def _answer(teacher: Path, examples: list[Example], run: Run) -> list[list
     return [None if calls is None else [ToolCall.model_validate(call) for call in calls] for calls in found]
 
 
-def _served(weights: Path, exported: Path) -> Path:
-    """The teacher's file for the engine: the one its recipe exported, else an F16 made of its weights."""
-    for directory in (weights, weights.parent):
-        if found := sorted(directory.glob("model-*.gguf")):
-            return found[0]
+def _served(name: str, run: Run) -> Path:
+    """The teacher's file for the engine: the one that its step or its directory has, else an F16 made of its weights."""
+    weights = run.teacher(name)
+    if found := sorted((weights.parent if name in run.saved else weights).glob("model-*.gguf")):
+        return found[0]
+    exported = run.step_dir / "teacher-F16.gguf"
     if not exported.is_file():
         teacher = load_candidate(str(weights))
         export_gguf(teacher.model, teacher.tokenizer, exported, "F16", name="teacher")

@@ -1,0 +1,74 @@
+"""Where an unfinished run lives: one folder per step, and a mark that says which run it is.
+
+A run is continued with the recipe it was begun with, or with one whose finished steps are the same: a mistake in a later step
+does not cost the training before it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from greenagent.compress.recipe import Recipe
+from greenagent.compress.run import StepOptions
+from greenagent.core.atomic import disk_errors, write_text
+from greenagent.core.errors import InputError
+
+__all__ = ["open_work", "step_folder", "work_directory"]
+
+_MARK = "run.json"
+
+
+def work_directory(out: Path) -> Path:
+    """Where an unfinished run of ``out`` lives."""
+    return out.parent / f".{out.name}.work"
+
+
+def step_folder(number: int, name: str) -> str:
+    """The folder of a step, in the work directory."""
+    return f"{number:02d}-{name}"
+
+
+def open_work(
+    out: Path, recipe: Recipe, steps: list[tuple[str, StepOptions]], task_sha256: str, *, resume: bool, restart: bool
+) -> Path:
+    """Makes or reopens the work directory; refuses to mix two recipes or to lose an unfinished run silently."""
+    work = work_directory(out)
+    mark = {
+        "base": [recipe.model, recipe.seed, recipe.select_share, task_sha256],
+        "steps": [[name, step.model_dump(mode="json")] for name, step in steps],
+    }
+    if out.is_mount() or (out.exists() and not (out / "card.json").is_file() and any(out.iterdir() if out.is_dir() else [out])):
+        raise InputError(f"{out} exists and is not a model directory: give another -o")
+    with disk_errors(str(work)):
+        if (work / _MARK).is_file() and not restart:
+            if not resume:
+                raise InputError(f"{work} holds an unfinished run: add --resume to continue it or --restart to discard it")
+            _forget_changed(work, mark)
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+        write_text(work / _MARK, json.dumps(mark))
+    return work
+
+
+def _forget_changed(work: Path, mark: dict[str, Any]) -> None:
+    """Removes what was begun of steps that the recipe now has otherwise; a finished one among them is an error."""
+    old = json.loads((work / _MARK).read_text(encoding="utf-8"))
+    if old.get("base") != mark["base"]:
+        raise InputError(f"{work} was begun with another model, task, seed or select_share: add --restart to discard it")
+    same = 0
+    while same < min(len(old["steps"]), len(mark["steps"])) and old["steps"][same] == mark["steps"][same]:
+        same += 1
+    kept = {step_folder(number, name) for number, (name, _) in enumerate(mark["steps"][:same], 1)}
+    for number, (name, _) in enumerate(old["steps"], 1):
+        folder = work / step_folder(number, name)
+        if folder.name in kept or not folder.is_dir():
+            continue
+        if (folder / "fact.json").is_file():
+            raise InputError(
+                f"{work} was begun with another recipe: its step {number} ({name}) is done and differs; add --restart"
+            )
+        shutil.rmtree(folder)
