@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from greenagent.core.calls import Tool, ToolCall, parse_calls, render_calls
 from greenagent.core.errors import RequestError
 from greenagent.serve.grammar import calls_grammar, json_call_grammar, json_schema_grammar, label_grammar
+from greenagent.serve.toolset import inline_refs
 
 MAIL = Tool(
     name="send_mail",
@@ -38,11 +40,15 @@ class Ebnf:
     def __init__(self, text: str) -> None:
         self.rules = dict(line.split(" ::= ", 1) for line in text.splitlines() if " ::= " in line)
 
+    @property
+    def regex(self) -> str:
+        return self._regex("root", 0)
+
     def matches(self, text: str) -> bool:
-        return re.fullmatch(self._regex("root", 0), text, re.DOTALL) is not None
+        return re.fullmatch(self.regex, text, re.DOTALL) is not None
 
     def _regex(self, rule: str, depth: int) -> str:
-        if depth > 7:
+        if depth > 3:
             return "(?!)"
         pattern = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|\{[\d,]+\}|[A-Za-z_]\w*|[()|*+?]')
         out = []
@@ -79,6 +85,87 @@ def test_every_valid_answer_is_in_the_language(calls: list[ToolCall]) -> None:
     assert Ebnf(calls_grammar(TOOLS, allow_none=False, parallel=True).text).matches(text), text
     assert Ebnf(calls_grammar(TOOLS, allow_none=False, parallel=False).text).matches(text) == (len(calls) == 1)
     assert Ebnf(calls_grammar(TOOLS, allow_none=False, parallel=True, after_call=True).text).matches("\n" + text)
+
+
+COUNTED = {"type": "integer"}
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+LEAVES = st.none() | st.booleans() | st.integers(-99, 99) | st.floats(allow_nan=False, allow_infinity=False, width=16) | WORDS
+ANYTHING = LEAVES | st.lists(LEAVES, max_size=2) | st.dictionaries(WORDS, LEAVES, max_size=2)
+LISTED = [1, "1", None, True, "a|b", ["x"]]
+SCHEMAS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
+    "optional": ({"anyOf": [COUNTED, {"type": "null"}]}, st.none() | st.integers(-99, 99)),
+    "either": ({"oneOf": [{"type": "string"}, COUNTED]}, WORDS | st.integers(-99, 99)),
+    "nullable": ({"type": ["string", "null"]}, st.none() | WORDS),
+    "all": ({"allOf": [COUNTED, {"minimum": 0, "maximum": 2}]}, st.integers(0, 2)),
+    "merged": ({"type": "object", "allOf": [{"properties": {"a": COUNTED}, "required": ["a"]}]}, st.just({"a": 4})),
+    "narrowed": ({"type": "integer", "minimum": 0, "anyOf": [{"maximum": 1}, {"const": 9}]}, st.sampled_from([0, 1, 9])),
+    "named": ({"$ref": "#/$defs/size"}, st.sampled_from(["S", 40])),
+    "always": ({"const": None}, st.none()),
+    "listed": ({"enum": LISTED}, st.sampled_from(LISTED)),
+    "typed": ({"type": ["string", "null"], "enum": ["a", None, 5]}, st.sampled_from(["a", None])),
+    "any": ({}, ANYTHING),
+    "object": ({"type": "object"}, st.dictionaries(WORDS, LEAVES, max_size=2)),
+    "mixed": ({"type": "array", "items": {"type": ["string", "integer"]}}, st.lists(WORDS | st.integers(-9, 9), max_size=3)),
+}
+DEFINED = {
+    "type": "object",
+    "properties": {key: schema for key, (schema, _) in SCHEMAS.items()},
+    "$defs": {"size": {"anyOf": [{"enum": ["S", "M"]}, COUNTED]}},
+}
+ODD = Tool(name="odd", parameters=inline_refs(DEFINED))
+ODD_LANGUAGE = re.compile(Ebnf(calls_grammar([ODD], allow_none=False, parallel=False).text).regex, re.DOTALL)
+
+
+@given(st.fixed_dictionaries({}, optional={key: values for key, (_, values) in SCHEMAS.items()}))
+def test_every_valid_answer_is_in_the_language_of_any_schema(arguments: dict[str, Any]) -> None:
+    assert Draft202012Validator(ODD.parameters).is_valid(arguments)
+    call = ToolCall(name="odd", arguments=arguments)
+    text = render_calls([call], [ODD])
+    assert ODD_LANGUAGE.fullmatch(text), text
+    assert parse_calls(text, [ODD]) == [call]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "optional= 5",
+        'optional="5"',
+        "optional=Null",
+        "either=x",
+        'either="x"',
+        "nullable=5",
+        'nullable="a"',
+        "all=3",
+        "all= 1",
+        "merged={}",
+        "narrowed=2",
+        "named=M",
+        "named= L",
+        "always= null",
+        "listed= 2",
+        "listed=false",
+        "typed=5",
+        "any=x",
+        "any=NaN",
+        "any=1e308",
+        'any="x"',
+        'any=["\\\\ud800"]',
+        'any=["\t"]',
+        "object=5",
+        "object= {}",
+        "mixed=[1.5]",
+        "mixed= [1]",
+    ],
+)
+def test_values_no_branch_allows_are_not(argument: str) -> None:
+    assert not ODD_LANGUAGE.fullmatch(f"odd|{argument}")
+
+
+@given(st.from_regex(r"""(any|mixed|either)=( [a-z|]{0,2}|[-0-9.eE+]{1,6}|\["?([a-z0-9\\"]{0,8})"?\])""", fullmatch=True))
+def test_what_the_grammar_of_any_schema_accepts_the_parser_accepts(argument: str) -> None:
+    if ODD_LANGUAGE.fullmatch(f"odd|{argument}"):
+        [call] = parse_calls(f"odd|{argument}", [ODD]) or []
+        assert Draft202012Validator(ODD.parameters).is_valid(call.arguments)
 
 
 @pytest.mark.parametrize(

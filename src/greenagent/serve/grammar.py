@@ -2,8 +2,9 @@ r"""Grammars that leave a model no way to answer wrongly: EBNF in xgrammar's dia
 calls.
 
 The compact form (`greenagent.core.calls`) has its keys in the order of the schema; strings stand raw behind a blank, with
-``\\ \n \p`` escaped, other values are JSON. What a grammar cannot say (``pattern``, ``format``, wide numeric ranges) is checked
-on the answer afterwards.
+``\\ \n \p`` escaped, other values are JSON. So a value that may be of several types has one branch for each. What a grammar
+cannot say (``pattern``, ``format``, wide numeric ranges, ``not``, all of an ``allOf`` that contradicts itself) is checked on the
+answer afterwards. References must have been put in place: where one is left, anything goes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from greenagent.core.calls import NO_CALL, Tool
+from greenagent.core.calls import NO_CALL, Tool, type_allows
 from greenagent.core.engine import Grammar
 from greenagent.core.errors import RequestError
 from greenagent.core.interface import label_text
@@ -23,13 +24,22 @@ from greenagent.core.interface import label_text
 __all__ = ["calls_grammar", "json_call_grammar", "json_schema_grammar", "label_grammar"]
 
 _WIDEST_LISTED_RANGE = 256
+_ALL_TYPES = ("string", "number", "boolean", "null", "array", "object")
 _SHARED = r"""
 raw ::= ([^\\|\n] | "\\" [\\np])*
 raw1 ::= ([^\\|\n] | "\\" [\\np])+
 int ::= "-"? ("0" | [1-9] [0-9]{0,17})
-number ::= int ("." [0-9]{1,20})? ([eE] [+-]? [0-9]{1,3})?
-text ::= "\"" ([^"\\|\n] | "\\\\" ["nt/] | "\\\\\\\\" | "\\p")* "\""
-any ::= text | number | "true" | "false" | "null" | "[" (any ("," any)*)? "]" | "{" (text ":" any ("," text ":" any)*)? "}"
+exponent ::= [eE] ("-" [0-9]{1,3} | "+"? ([0-9]{1,2} | [12] [0-9]{2} | "30" [0-7]))
+number ::= int ("." [0-9]{1,20})? | "-"? [1-9] ("." [0-9]{1,20})? exponent
+hex ::= [0-9a-fA-F]
+unit ::= [0-9a-ce-fA-CE-F] hex hex hex | [dD] [0-7] hex hex | [dD] [89abAB] hex hex "\\\\u" [dD] [c-fC-F] hex hex
+text ::= "\"" ([^"\\|\x00-\x1f] | "\\\\" ["bfnrt/] | "\\\\u" unit | "\\\\\\\\" | "\\p")* "\""
+array ::= "[" (any ("," any)*)? "]"
+object ::= "{" (text ":" any ("," text ":" any)*)? "}"
+any ::= text | number | "true" | "false" | "null" | array | object
+"""
+"""The rules that all tools share. ``text`` is JSON text as the compact form escapes it; ``unit`` a UTF-16 unit or a pair of them;
+``number`` stays below 1e308, so that it is finite.
 """
 
 
@@ -76,41 +86,58 @@ def _choice(options: Sequence[str]) -> str:
     return "(" + " | ".join(options) + ")" if len(options) > 1 else options[0]
 
 
-def _value(schema: dict[str, Any]) -> str:
-    """The rule of an argument: a blank and raw text for strings, JSON for the rest."""
-    if schema.get("type", "string") != "string":
-        return _json(schema)
+def _value(schema: Any, *, inside: bool = False) -> str:
+    """The rule of a value: of an argument, or ``inside`` another value, where strings are JSON text too."""
+    if not isinstance(schema, dict) or "$ref" in schema:
+        schema = {}
+    if "allOf" in schema:
+        return _value(_merged([_without(schema, "allOf"), *schema["allOf"]]), inside=inside)
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     if values:
-        return _choice([_literal(" " + _escape(str(v))) for v in values])
-    return '" " raw1' if schema.get("minLength", 0) > 0 else '" " raw'
+        allowed = [v for v in values if type_allows(schema, v)] or values
+        return _choice([_literal(_constant(v, inside)) for v in allowed])
+    for key in ("anyOf", "oneOf"):
+        if schema.get(key):
+            rest = _without(schema, key)
+            return _choice([_value(_merged([rest, branch]), inside=inside) for branch in schema[key]])
+    kinds = schema.get("type") or _ALL_TYPES
+    return _choice([_of_type(k, schema, inside) for k in ([kinds] if isinstance(kinds, str) else kinds)])
 
 
-def _json(schema: dict[str, Any]) -> str:
-    """The rule of a JSON value inside the compact form (so with its backslashes and bars escaped once more)."""
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if values:
-        return _choice([_literal(_escape(json.dumps(v, separators=(",", ":")))) for v in values])
-    branches = schema.get("anyOf") or schema.get("oneOf")
-    if branches:
-        return _choice([_json(b) for b in branches])
-    kinds = schema.get("type")
-    if isinstance(kinds, list):
-        return _choice([_json({**schema, "type": k}) for k in kinds])
-    return _json_of_type(str(kinds), schema)
+def _constant(value: Any, inside: bool) -> str:
+    """One value as the compact form writes it."""
+    if isinstance(value, str) and not inside:
+        return " " + _escape(value)
+    return _escape(json.dumps(value, separators=(",", ":")))
 
 
-def _json_of_type(kind: str, schema: dict[str, Any]) -> str:
-    simple = {"string": "text", "number": "number", "boolean": '("true" | "false")', "null": '"null"'}
+def _without(schema: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in schema.items() if k != key}
+
+
+def _merged(schemas: Sequence[Any]) -> dict[str, Any]:
+    """One schema for what must satisfy all of them; where two say different things of one key, the later one counts."""
+    merged: dict[str, Any] = {}
+    for schema in (s for s in schemas if isinstance(s, dict)):
+        properties = {**(merged.get("properties") or {}), **(schema.get("properties") or {})}
+        required = [*(merged.get("required") or []), *(schema.get("required") or [])]
+        merged |= schema
+        merged |= {k: v for k, v in (("properties", properties), ("required", required)) if v}
+    return merged
+
+
+def _of_type(kind: str, schema: dict[str, Any], inside: bool) -> str:
+    if kind == "string" and not inside:
+        return '" " raw1' if schema.get("minLength", 0) > 0 else '" " raw'
     if kind == "integer":
         return _integer(schema)
     if kind == "array":
-        item = _json(schema["items"]) if isinstance(schema.get("items"), dict) else "any"
+        item = _value(schema["items"], inside=True) if isinstance(schema.get("items"), dict) else "any"
         several = f'{item} ("," {item})*'
         return f'"[" {several} "]"' if schema.get("minItems", 0) > 0 else f'"[" ({several})? "]"'
-    if kind == "object" and schema.get("properties"):
-        return _object(schema)
-    return simple.get(kind, "any")
+    if kind == "object":
+        return _object(schema) if schema.get("properties") else "object"
+    return {"string": "text", "number": "number", "boolean": '("true" | "false")', "null": '"null"'}.get(kind, "any")
 
 
 def _integer(schema: dict[str, Any]) -> str:
@@ -124,7 +151,7 @@ def _object(schema: dict[str, Any]) -> str:
     """Required keys, in order; optional ones are left out, which is always valid."""
     required = schema.get("required") or []
     pairs = [
-        f"{_literal(_escape(json.dumps(key)) + ':')} {_json(value)}"
+        f"{_literal(_escape(json.dumps(key)) + ':')} {_value(value, inside=True)}"
         for key, value in schema["properties"].items()
         if key in required
     ]
