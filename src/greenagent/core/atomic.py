@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,17 +16,50 @@ from greenagent.core.errors import EnvironmentalError
 __all__ = ["disk_errors", "new_directory", "write_text"]
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_TORCH_WRITES = ("PytorchStreamWriter", "inline_container", "iostream error", "Parent directory")
+
+
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Translates a full disk or a refused path into one clear `EnvironmentalError`."""
+    """Translates a failed write (a full disk, a path that is none) into one clear `EnvironmentalError`.
+
+    Failed writes that safetensors and torch raise as errors of their own count too. Connections that broke are not the disk's.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentalError(f"no space left on the disk while writing {what}: free some and run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise EnvironmentalError(f"may not write {what}: {error.strerror} ({error.filename})") from error
+    except ConnectionError:
         raise
+    except OSError as error:
+        raise _clear(what, error.errno, error.strerror or str(error), error.filename) from error
+    except Exception as error:
+        number = _number_of_write(error)
+        if number is None:
+            raise
+        raise _clear(what, number, os.strerror(number) if number else " ".join(str(error).split()), None) from error
+
+
+def _clear(what: str, number: int | None, reason: str, filename: object) -> EnvironmentalError:
+    """The error in one line: what could not be written, and why."""
+    if number in _FULL:
+        return EnvironmentalError(f"no space left on the disk while writing {what}: free some and run again")
+    verb = "may not" if number in _REFUSED else "cannot"
+    file = "" if filename is None or str(filename) == what else f" ({filename})"
+    return EnvironmentalError(f"{verb} write {what}: {reason}{file}")
+
+
+def _number_of_write(error: Exception) -> int | None:
+    """The error number of a failed write that a library raised as something else than an `OSError`.
+
+    0 when it does not tell the number, ``None`` when it was no write. Known by name and text: neither library is needed here.
+    """
+    text = str(error)
+    if type(error).__name__ == "SafetensorError":
+        found = re.search(r"os error (\d+)", text)
+        return int(found[1]) if found else 0 if "I/O error" in text else None
+    is_torch = isinstance(error, RuntimeError) and any(mark in text for mark in _TORCH_WRITES)
+    return 0 if is_torch and "PytorchStreamReader" not in text else None
 
 
 def write_text(path: Path, text: str) -> None:
