@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from greenagent.core.atomic import disk_errors, new_directory, write_text
+from greenagent.core.atomic import check_writable, disk_errors, new_directory, write_text
 from greenagent.core.errors import EnvironmentalError
 
 
@@ -107,6 +107,29 @@ def test_a_path_that_cannot_be_is_a_clear_error(tmp_path: Path) -> None:
         with pytest.raises(EnvironmentalError, match="cannot write"):
             write_text(path, "text")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "none" / "x", tmp_path / "file" / "x", tmp_path, Path("/proc/x")):
+        with pytest.raises(EnvironmentalError, match=f"(cannot|may not) write {path}: [A-Z][a-z -]+$"):
+            check_writable(path)
+    check_writable(tmp_path / "new")
+    check_writable(tmp_path / "file")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    check_writable(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+    with pytest.raises(EnvironmentalError, match="no space left on the disk while writing /dev/full"):
+        write_text(Path("/dev/full"), "text")
 
 
 @pytest.mark.parametrize("error", [ConnectionRefusedError(errno.ECONNREFUSED, "refused"), BrokenPipeError(), KeyError("x")])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from greenagent.core.errors import EnvironmentalError
 
-__all__ = ["disk_errors", "new_directory", "write_text"]
+__all__ = ["check_writable", "disk_errors", "new_directory", "write_text"]
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -45,7 +45,9 @@ def _clear(what: str, number: int | None, reason: str, filename: object) -> Envi
     if number in _FULL:
         return EnvironmentalError(f"no space left on the disk while writing {what}: free some and run again")
     verb = "may not" if number in _REFUSED else "cannot"
-    file = "" if filename is None or str(filename) == what else f" ({filename})"
+    name = "" if filename is None else os.fsdecode(filename) if isinstance(filename, (str, bytes)) else str(filename)
+    is_same = name == what or os.path.basename(name).startswith(f".{os.path.basename(what)}.")  # or its temporary sibling
+    file = "" if is_same or not name else f" ({name})"
     return EnvironmentalError(f"{verb} write {what}: {reason}{file}")
 
 
@@ -62,9 +64,30 @@ def _number_of_write(error: Exception) -> int | None:
     return 0 if is_torch and "PytorchStreamReader" not in text else None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` so that a reader sees the old file or the new one, never half of either."""
+def check_writable(path: Path) -> None:
+    """Raises now what `write_text` would raise later, as far as it can be known: no such folder, a directory, no permission."""
     with disk_errors(str(path)):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not _is_stream(path):
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            os.unlink(temporary)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether there is a device or a pipe at ``path``, which is written to and never replaced."""
+    return path.is_char_device() or path.is_fifo()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` so that a reader sees the old file or the new one, never half of either; into a device or pipe as it is."""
+    with disk_errors(str(path)):
+        if _is_stream(path):
+            path.write_text(text, encoding="utf-8")
+            return
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
