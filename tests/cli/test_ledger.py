@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -146,3 +148,54 @@ def test_reading_verbs_leave_the_ledger_as_it_is(path):
     for verb in ("verify", "list", "export"):
         run(verb)
     assert path.read_bytes() == before
+
+
+def test_json_is_taken_by_every_verb(path, tmp_path):
+    assert [json.loads(line)["id"] for line in run("export", "--json").stdout.splitlines()] == [f"id{n}" for n in range(5)]
+    answer = json.loads(run("export", "--json", "-o", tmp_path / "a.csv").stdout)
+    assert answer == {"activities": 5, "output": str(tmp_path / "a.csv")}
+    run("export", "--json", "--format", "csv", error=InputError)
+    assert json.loads(run("checkpoint", "--json", "-o", tmp_path / "c.json").stdout)["heads"]["w"]["seq"] == 5
+    assert (tmp_path / "c.json").exists()
+
+
+def shell(line: str) -> tuple[int, str]:
+    """Exit code and stderr of a whole command line."""
+    done = subprocess.run(
+        line.replace("greenagent", f"{sys.executable} -m greenagent", 1), shell=True, capture_output=True, text=True
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "complaint"),
+    [
+        ("greenagent ledger export -o /none/a.jsonl", 4, "cannot write /none/a.jsonl: No such file or directory"),
+        ("greenagent ledger export -o /tmp", 4, "cannot write /tmp: Is a directory"),
+        ("greenagent ledger checkpoint -o /none/c.json", 4, "cannot write /none/c.json: No such file or directory"),
+        ("greenagent ledger export >/dev/full", 4, "No space left on device"),
+        ("PYTHONIOENCODING=ascii greenagent ledger export", 4, "standard output cannot hold '\\xfc': its encoding is ascii"),
+        ("greenagent ledger list --bogus", 2, "No such option: --bogus (see "),
+        ("greenagent ledger list --limit x", 2, "Invalid value for '--limit'"),
+        ("greenagent bogus", 2, "No such command 'bogus'"),
+    ],
+)
+def test_every_refusal_is_one_line(path, line, code, complaint):
+    with open_ledger(path, writer="w") as ledger:
+        times = {"started_at": START, "ended_at": START}
+        ledger.record(Activity(id="umlaut", kind="job", name="\u00fc", **times))
+    found, stderr = shell(line)
+    assert (found, len(stderr.splitlines())) == (code, 1), stderr
+    assert stderr.startswith("error: ")
+    assert complaint in stderr
+
+
+def test_a_closed_pipe_is_quiet(path):
+    code, stderr = shell("greenagent ledger export | head -c 1 >/dev/null")
+    assert (code, stderr) == (0, "")
+
+
+def test_help_and_version_are_no_errors():
+    assert shell("greenagent --version") == (0, "")
+    assert shell("greenagent ledger export --help")[0] == 0
+    assert shell("greenagent")[0] == 2

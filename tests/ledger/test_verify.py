@@ -261,3 +261,23 @@ def test_verifying_sees_one_moment_while_others_append(copy, make_activity):
         while not futures[-1].done():
             assert ledger.verify().ok
         assert ledger.verify().rows == 2 * ROWS + 300
+
+
+def test_an_altered_index_is_found_though_every_row_is_whole(copy):
+    connection = sqlite3.connect(copy)
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'activities_started_at'").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    data = bytearray(copy.read_bytes())
+    start = (root - 1) * size
+    assert data[start] == 10, "a leaf page, so that the index is this page"
+    page = bytes(data[start : start + size])
+    assert b"2026-03-01" in page
+    data[start : start + size] = page.replace(b"2026-03-01", b"2025-03-01")
+    copy.write_bytes(data)
+    result = verified(copy)
+    assert not result.ok
+    assert [p.kind for p in result.problems] == ["damaged"]
+    assert "activities_started_at" in result.problems[0].message
+    assert result.rows == 2 * ROWS

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
 
-from greenagent.core.errors import InputError
-from greenagent.measure import command
+from greenagent.core.errors import EnvironmentalError, InputError
+from greenagent.core.provenance import Provenance
+from greenagent.measure import command, sensors
 from greenagent.measure.command import CommandError, run_command
 
 BURN = "import time\nwhile time.process_time() < 0.2: pass\n"
@@ -115,3 +119,100 @@ def test_measuring_costs_next_to_nothing() -> None:
 @pytest.mark.soak
 def test_measuring_costs_less_than_half_a_percent() -> None:
     assert cost(30.0) / 30.0 < 0.005
+
+
+class Vanishing:
+    """A counter that stops answering after its first read."""
+
+    name = "vanishing"
+    scope = "host"
+    provenance = Provenance(kind="measured", source="a test")
+
+    def __init__(self) -> None:
+        self._left = 1
+
+    def read_j(self) -> float:
+        if not self._left:
+            raise EnvironmentalError("the counter is gone")
+        self._left -= 1
+        return 0.0
+
+    def close(self) -> None: ...
+
+
+def test_a_counter_that_vanishes_costs_the_joules_and_not_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_SAMPLE_S", 0.05)
+    monkeypatch.setattr(sensors, "open_sensor", lambda name: Vanishing())
+    code = "import sys, time\ntime.sleep(0.4)\nwhile time.process_time() < 0.1: pass\nsys.exit(7)"
+    result = run_command([sys.executable, "-c", code], sensors=["vanishing"])
+    m = result.measurement
+    assert result.exit_code == 7
+    assert m.failure == "the counter is gone"
+    assert m.energy.energy_j is None
+    assert m.duration_s >= 0.5, "the command was waited for"
+    assert m.cpu_s >= 0.08
+    with pytest.raises(EnvironmentalError, match="not known: the counter is gone"):
+        _ = m.energy_j
+
+
+def test_exit_codes_survive_an_inherited_ignored_sigchld() -> None:
+    code = (
+        "import signal, sys\nfrom greenagent.measure.command import run_command\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "result = run_command([sys.executable, '-c', 'raise SystemExit(7)'])\n"
+        "assert signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN\nsys.exit(result.exit_code)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7
+
+
+INNER = """
+import signal, sys, time
+def note(number, frame):
+    print("got", signal.Signals(number).name, flush=True)
+for number in (signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, note)
+print("ready", flush=True)
+for _ in range(600):
+    time.sleep(0.1)
+"""
+
+
+def in_terminal(script: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Measures ``script`` in the foreground of a new terminal; the process and the terminal's other end."""
+    outer = f"import sys\nfrom greenagent.measure.command import run_command\nrun_command([sys.executable, '-c', {script!r}])"
+    ours, theirs = os.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", outer], stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def lines_until(terminal: int, word: bytes, timeout_s: float = 20.0) -> bytes:
+    """What the terminal shows until ``word`` is there or the time is over."""
+    shown, end = b"", time.monotonic() + timeout_s
+    while word not in shown and time.monotonic() < end:
+        if select.select([terminal], [], [], 0.1)[0]:
+            shown += os.read(terminal, 4096)
+    return shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="who sent a signal is known on Linux only")
+def test_in_a_terminal_each_signal_arrives_once_whoever_sent_it() -> None:
+    process, terminal = in_terminal(INNER)
+    try:
+        assert b"ready" in lines_until(terminal, b"ready")
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            process.send_signal(number)  # to greenagent alone, as `kill` does
+            assert number.name.encode() in lines_until(terminal, number.name.encode())
+        os.write(terminal, b"\x03")  # Ctrl-C: to the whole foreground group
+        assert lines_until(terminal, b"never", 1.0).count(b"got SIGINT") == 1
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)

@@ -111,6 +111,7 @@ def export(
     until: UntilOption = None,
     kind: KindOption = None,
     writer: WriterOption = None,
+    json_output: Annotated[bool, typer.Option("--json", help="JSON lines; with -o, say as JSON what was written.")] = False,
 ) -> None:
     """Write activities, oldest first, as JSON lines (whole records) or CSV (one column per figure)."""
     from greenagent.ledger import export as export_to
@@ -120,15 +121,22 @@ def export(
     with open_ledger(ledger, readonly=True) as opened:
         found = _select(opened, since, until, kind, writer)
         if output is None:
+            if json_output and chosen == "csv":
+                raise InputError("--json and --format csv contradict each other: leave one out")
             export_to(found, sys.stdout, chosen)
-        else:
-            say(f"{export_file(found, output, chosen)} activities written to {output}")
+            return
+        count = export_file(found, output, chosen)
+    if json_output:
+        emit_json({"activities": count, "output": str(output)})
+    else:
+        say(f"{count} activities written to {output}")
 
 
 def checkpoint(
     ledger: LedgerOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write [default: standard output].")] = None,
     key_file: KeyOption = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the checkpoint on stdout also when -o is given.")] = False,
 ) -> None:
     """Note where every chain ends now, signed if there is a key. Keep the file where who runs this ledger cannot change it."""
     from greenagent.core.atomic import write_text
@@ -136,9 +144,9 @@ def checkpoint(
 
     with open_ledger(ledger, must_exist=True, key=signing_key(key_file)) as opened:
         made = opened.checkpoint()
-    if output is None:
+    if output is None or json_output:
         emit_json(made)
-    else:
+    if output is not None:
         write_text(output, made.model_dump_json(indent=2) + "\n")
         say(f"the ends of {len(made.heads)} chains written to {output}{'' if made.signature else ' (not signed: no key)'}")
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from greenagent.cli.output import say
+from greenagent.cli.output import fail, say
+from greenagent.core.errors import GreenagentError
 
 if TYPE_CHECKING:
+    from greenagent.ledger import Ledger
     from greenagent.measure.command import CommandResult
 
 __all__ = ["register"]
@@ -27,9 +29,16 @@ def measure(
         typer.Option(help="Country of the electricity (DE, FRA, United States, WORLD): gives gCO2e. Else $GREENAGENT_ZONE."),
     ] = None,
     json_output: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON document on stderr (stdout belongs to the command).")
+        bool, typer.Option("--json", help="Print the result as JSON on stderr, which the command may write to as well: see -o.")
     ] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result as JSON into this file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the result as JSON into this file, with nothing of the command's in it."),
+    ] = None,
+    sensor: Annotated[
+        list[str] | None,
+        typer.Option(help="Read this sensor and no others (rapl, nvml, amd, ...); may be repeated. Else $GREENAGENT_SENSORS."),
+    ] = None,
     ledger: Annotated[str | None, typer.Option(help="Record the command in this ledger (a path or database URL).")] = None,
 ) -> None:
     """Run a command and say what it took: joules, watts, seconds, gCO2e, and how each is known.
@@ -38,22 +47,41 @@ def measure(
     and so are signals sent to greenagent.
     """
     import json
+    from contextlib import nullcontext
 
-    from greenagent.core.atomic import write_text
+    from greenagent.core.atomic import check_writable
+    from greenagent.ledger import open_ledger
     from greenagent.measure.command import run_command
 
-    result = run_command(command, zone=zone)
-    document = _document(result)
     if output is not None:
-        write_text(output, json.dumps(document, indent=2) + "\n")
-    say(json.dumps(document, indent=2) if json_output else _text(result))
-    if ledger is not None:
-        _record(result, ledger)
+        check_writable(output)
+    with nullcontext() if ledger is None else open_ledger(ledger) as opened:
+        result = run_command(command, zone=zone, sensors=sensor)
+        document = json.dumps(_document(result), indent=2)
+        say(document if json_output else _text(result))
+        _save(result, document, output, opened)
     raise typer.Exit(result.exit_code)
+
+
+def _save(result: CommandResult, document: str, output: Path | None, ledger: Ledger | None) -> None:
+    """Keeps the result where it was asked for; what goes wrong now is said and does not change the command's exit code."""
+    from greenagent.core.atomic import write_text
+
+    try:
+        if output is not None:
+            write_text(output, document + "\n")
+    except (GreenagentError, OSError) as error:
+        fail(str(error), result.exit_code)
+    try:
+        if ledger is not None:
+            _record(result, ledger)
+    except (GreenagentError, OSError) as error:
+        fail(str(error), result.exit_code)
 
 
 def _document(result: CommandResult) -> dict[str, Any]:
     m = result.measurement
+    known = m.failure is None
     started, ended = m.started_at, m.ended_at
     return {
         "command": list(result.command),
@@ -63,10 +91,12 @@ def _document(result: CommandResult) -> dict[str, Any]:
         "ended_at": ended.isoformat() if ended else None,
         "duration_s": m.duration_s,
         "cpu_s": m.cpu_s,
-        "power_w": m.power_w,
-        "floor_j": m.floor_j,
-        "active_j": m.active_j,
-        "by_sensor_j": m.by_sensor_j,
+        "power_w": m.power_w if known else None,
+        "floor_j": m.floor_j if known else None,
+        "active_j": m.active_j if known else None,
+        "by_sensor_j": m.by_sensor_j if known else None,
+        "failure": m.failure,
+        "refused_sensors": m.refused,
         **m.energy.model_dump(mode="json", exclude={"engine_j", "overhead_j"}),
     }
 
@@ -77,17 +107,21 @@ def _text(result: CommandResult) -> str:
 
     m = result.measurement
     energy = m.energy
+    times = f"time      {m.duration_s:.3f} s, {m.cpu_s:.3f} s of CPU"
+    notes = [f"note: {name} is not counted: {reason}" for name, reason in m.refused.items()]
+    if m.failure is not None:
+        return "\n".join([f"energy    unknown: {' '.join(m.failure.split())}", times, *notes])
     parts = "" if m.floor_j is None else f"  ({format_si(m.active_j, 'J')} of work, {format_si(m.floor_j, 'J')} of idle platform)"
     lines = [
         f"energy    {format_si(energy.energy_j, 'J')}{parts}",
         f"power     {format_si(m.power_w, 'W')} on average",
-        f"time      {m.duration_s:.3f} s, {m.cpu_s:.3f} s of CPU",
+        times,
         f"carbon    {_carbon(result)}",
         f"known     energy: {energy.provenance}",
     ]
     if energy.carbon_provenance is not None and m.intensity is not None:
         lines.append(f"          carbon: {m.intensity.value_g_per_kwh:.4g} g/kWh, {m.intensity.provenance}")
-    return "\n".join(lines)
+    return "\n".join(lines + notes)
 
 
 def _carbon(result: CommandResult) -> str:
@@ -99,13 +133,12 @@ def _carbon(result: CommandResult) -> str:
     return f"{format_si(energy.carbon_g, 'g')}CO2e in {energy.zone}"
 
 
-def _record(result: CommandResult, url: str) -> None:
-    """Writes the command into a ledger; returns when it is committed."""
+def _record(result: CommandResult, ledger: Ledger) -> None:
+    """Writes the command into a ledger; returns when it is committed. What of its name is no text is kept as escapes."""
     import platform
     import uuid
 
     from greenagent.core.records import Activity
-    from greenagent.ledger import open_ledger
 
     m = result.measurement
     if m.started_at is None or m.ended_at is None:
@@ -113,11 +146,11 @@ def _record(result: CommandResult, url: str) -> None:
     activity = Activity(
         id=str(uuid.uuid4()),
         kind="command",
-        name=" ".join(result.command),
+        name=" ".join(result.command).encode("utf-8", "backslashreplace").decode(),
         started_at=m.started_at,
         ended_at=m.ended_at,
         host=platform.node() or None,
-        zone=m.energy.zone,
+        zone=m.intensity.zone if m.intensity else None,
         energy=m.energy,
         cpu_s=m.cpu_s,
         ghg_scope=2,
@@ -125,5 +158,4 @@ def _record(result: CommandResult, url: str) -> None:
         outcome="ok" if result.exit_code == 0 else "cancelled" if result.signal else "error",
         attributes={"exit_code": result.exit_code},
     )
-    with open_ledger(url) as opened:
-        opened.record(activity)
+    ledger.record(activity)

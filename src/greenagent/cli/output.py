@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated, Any
 
@@ -21,11 +22,17 @@ def emit_json(data: BaseModel | dict[str, Any] | list[Any]) -> None:
 
 
 def say(text: str) -> None:
-    """Progress and remarks go to stderr, so that stdout stays machine-readable."""
-    sys.stderr.write(text + "\n")
+    """Progress and remarks go to stderr, so that stdout stays machine-readable; a stderr that is closed or full stops nothing."""
+    if sys.stderr is None:  # it was closed before we started
+        return
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - else the interpreter fails on what is left when it ends
 
 
 def fail(message: str, code: int) -> typer.Exit:
     """One clear line on stderr; raise what it returns."""
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    say(f"error: {' '.join(message.split())}")
     return typer.Exit(code)

@@ -3,6 +3,9 @@
 One snapshot, one page of rows in memory at a time. Of each chain the first break is told, since what follows one is not known.
 What a chain alone cannot show: rows cut off its end, or a whole chain removed. Checkpoints show those, and for that reason one
 should lie outside the store. An unsigned checkpoint can only make `verify` stricter, never looser.
+
+The walk reads the table; lists and exports find rows by an index of it. So SQLite checks first that its indexes agree with the
+table (``PRAGMA integrity_check``), else an altered index could show other data than what was verified.
 """
 
 from __future__ import annotations
@@ -28,12 +31,12 @@ _NEAR = 64
 Expected = dict[Any, dict[int, tuple[str, str]]]
 """By writer and seq: the hash that a checkpoint knows, and what to call that checkpoint."""
 
-ProblemKind = Literal["changed", "missing", "reordered", "unlinked", "cut_off", "checkpoint"]
+ProblemKind = Literal["changed", "missing", "reordered", "unlinked", "cut_off", "checkpoint", "damaged"]
 Break = tuple[ProblemKind, str]
 
 
 class Problem(BaseModel):
-    """What is wrong first with one chain (``seq`` says where), or with one checkpoint."""
+    """What is wrong first with one chain (``seq`` says where), with one checkpoint, or with the file (``damaged``)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,6 +78,8 @@ def verify(store: Store, outside: Iterable[Checkpoint] = (), key: bytes | None =
         if not store.is_sqlite:
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
+            if store.is_sqlite:
+                _check_file(connection, result)
             expected = _expectations(connection, list(outside), key, result)
             for writer in _writers(connection):
                 result.writers += 1
@@ -83,6 +88,13 @@ def verify(store: Store, outside: Iterable[Checkpoint] = (), key: bytes | None =
                 _, where = known[max(known)]
                 result.add("cut_off", f"writer {writer!r} has no rows, but {where} knows {max(known)}", writer, 1)
     return result
+
+
+def _check_file(connection: sa.Connection, result: Verification) -> None:
+    """Notes what SQLite itself finds first: pages that contradict each other, an index that does not say what its table says."""
+    found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+    if found != "ok":
+        result.add("damaged", f"the file contradicts itself: {' '.join(str(found).split())}")
 
 
 def _expectations(connection: sa.Connection, outside: list[Checkpoint], key: bytes | None, result: Verification) -> Expected:

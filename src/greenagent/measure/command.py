@@ -7,21 +7,17 @@ import os
 import select
 import signal
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import Any
 
 from greenagent.core.errors import EnvironmentalError, InputError
 from greenagent.measure.measurement import Measurement
-from greenagent.measure.sensors import counters
+from greenagent.measure.relay import Relay
+from greenagent.measure.sensors import open_counters
 
 __all__ = ["CommandError", "CommandResult", "run_command"]
 
 _SAMPLE_S = 0.5
-_PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH")
-_FROM_TERMINAL = ("SIGINT", "SIGQUIT", "SIGWINCH")
 
 
 class CommandError(InputError):
@@ -42,41 +38,62 @@ class CommandResult:
     measurement: Measurement
 
 
-def run_command(command: Sequence[str], *, zone: str | None = None) -> CommandResult:
+def run_command(command: Sequence[str], *, zone: str | None = None, sensors: Sequence[str] | None = None) -> CommandResult:
     """Runs ``command`` with this process's standard streams and measures the joules of its process tree.
 
-    What background processes use after the command itself has ended is not in the figure.
+    What background processes use after the command itself has ended is not in the figure. A counter that stops answering while
+    the command runs leaves it alone: its end is reported, and `Measurement.failure` says why the joules are not known.
 
     Args:
         zone: as in `greenagent.measure.measure`.
+        sensors: as in `greenagent.measure.sensors.open_counters`.
 
     Raises:
         CommandError: there is no such command, or it cannot be executed.
-        InputError: the zone is unknown, or the command is empty.
+        InputError: the zone or a sensor is unknown, or the command is empty.
+        MissingExtraError, EnvironmentalError: a sensor that was named cannot be opened.
     """
     if not command:
         raise InputError("no command to measure: greenagent measure -- COMMAND ARGUMENTS...")
     measurement = Measurement(command[0], zone=zone)
-    opened = counters()
-    with _Relay() as relay:
+    with Relay() as relay, _children_are_waited_for():
+        opened = open_counters(sensors)
         before_s = _reaped_cpu_s()
         try:
-            process = subprocess.Popen(command)
+            process = relay.launch(command)
         except OSError as error:
-            for sensor in opened:
-                sensor.close()
+            opened.close()
             raise _refused(command[0], error) from error
-        relay.begin(process.pid)
+        failure: str | None = None
         try:
             measurement.follow(process.pid, opened)
             _wait(process, measurement)
             if process.returncode is not None:
                 measurement.settle(_reaped_cpu_s() - before_s)
             measurement.stop()
+        except EnvironmentalError as error:
+            failure = str(error)
         finally:
             status = process.wait()
+        if failure is not None:
+            measurement.settle(_reaped_cpu_s() - before_s)
+            measurement.abandon(failure)
     name = signal.Signals(-status).name if status < 0 else None
     return CommandResult(tuple(command), 128 - status if status < 0 else status, name, measurement)
+
+
+@contextlib.contextmanager
+def _children_are_waited_for() -> Iterator[None]:
+    """Undoes an inherited ``SIGCHLD = SIG_IGN``, under which the system drops the exit codes of children."""
+    number = getattr(signal, "SIGCHLD", None)
+    if number is None or signal.getsignal(number) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _reaped_cpu_s() -> float:
@@ -110,50 +127,3 @@ def _wait(process: subprocess.Popen[bytes], measurement: Measurement) -> None:
             measurement.sample()
     finally:
         os.close(descriptor)
-
-
-class _Relay:
-    """Hands this process's signals to a command while the block runs; those that come before it was launched, at its launch.
-
-    What a terminal sends goes to the whole foreground group already, so that the command has it; it is not sent twice.
-    """
-
-    def __init__(self) -> None:
-        self._pid: int | None = None
-        self._early: list[int] = []
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Relay:
-        for name in _PASSED_ON:
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def begin(self, pid: int) -> None:
-        """Names the process that gets the signals."""
-        self._pid = pid
-        for number in self._early:
-            self._receive(number, None)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._pid is None:
-            self._early.append(number)
-        elif not (signal.Signals(number).name in _FROM_TERMINAL and _in_foreground()):
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                os.kill(self._pid, number)
-
-
-def _in_foreground() -> bool:
-    """Whether this process belongs to the foreground group of a terminal it reads or writes."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        try:
-            if stream is not None and os.tcgetpgrp(stream.fileno()) == os.getpgrp():
-                return True
-        except (OSError, ValueError):
-            continue
-    return False

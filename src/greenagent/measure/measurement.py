@@ -9,14 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from greenagent.core.clock import Clock, SystemClock
-from greenagent.core.errors import InputError
+from greenagent.core.errors import EnvironmentalError, InputError
 from greenagent.core.protocols import Sensor
 from greenagent.core.provenance import Provenance
 from greenagent.core.records import Energy
 from greenagent.measure.meter import Meter, Reading, Window
 from greenagent.measure.proc import ProcessTree
 from greenagent.measure.record import energy_record
-from greenagent.measure.sensors import tree_sensors
+from greenagent.measure.sensors import Opened, open_counters, tree_sensors
 from greenagent.measure.sensors.cpu_model import CpuModelSensor
 from greenagent.measure.signals.intensity import Intensity, lookup
 
@@ -28,6 +28,9 @@ class Measurement:
 
     ``energy_j`` holds the tree's CPU share of the host's counters (or the CPU model's estimate, with the platform's idle floor in
     it: `floor_j`), and GPU boards as a whole.
+
+    ``refused`` says, by name, why counters that are there could not be read. ``failure`` says why a counter stopped answering
+    while the measurement ran: its joules are not known then, and `energy` holds none.
 
     Args:
         sensors: read these instead of what this machine has.
@@ -58,6 +61,8 @@ class Measurement:
         self._meter: Meter | None = None
         self._start_cpu_s = 0.0
         self._end_cpu_s: float | None = None
+        self.refused: dict[str, str] = {}
+        self.failure: str | None = None
 
     def start(self) -> Self:
         """Begins to measure.
@@ -69,16 +74,22 @@ class Measurement:
             raise InputError(f"measurement {self.name!r} was started already: make a new one")
         self._tree = ProcessTree(self._root_pid or os.getpid())
         self._start_cpu_s = self._tree.cpu_s()
-        self._meter = Meter(tree_sensors(self._tree) if self._sensors is None else self._sensors, self._clock)
+        self._meter = Meter(self._own_sensors(self._tree) if self._sensors is None else self._sensors, self._clock)
         self.started_at = self._clock.now()
         self._window = self._meter.window(self.name)
         return self
 
-    def follow(self, pid: int, opened: Sequence[Sensor]) -> Self:
+    def _own_sensors(self, tree: ProcessTree) -> list[Sensor]:
+        """What this machine has for ``tree``, opened now."""
+        opened = open_counters()
+        self.refused = opened.refused
+        return tree_sensors(tree, opened)
+
+    def follow(self, pid: int, opened: Opened) -> Self:
         """Begins to measure a process launched just now, from its own start.
 
         Args:
-            opened: the host's counters, opened before the launch; the CPU model is added where they hold no CPU.
+            opened: the host's counters, opened before the launch.
 
         Raises:
             InputError: it was started before, or there is no such process.
@@ -90,8 +101,11 @@ class Measurement:
         self._tree = ProcessTree(pid)
         sensors = tree_sensors(self._tree, opened, started_s=at_s) if self._sensors is None else self._sensors
         self._meter = Meter(sensors, self._clock)
+        self.refused = opened.refused
         split = any(isinstance(s, CpuModelSensor) for s in sensors)
-        zero = Reading(at_s, {s.name: 0.0 for s in sensors}, 0.0 if split else None)
+        own = {s.name for s in sensors if s not in opened.sensors}  # their zero is the launch
+        start_j = {s.name: 0.0 if s.name in own else opened.start_j.get(s.name, 0.0) for s in sensors}
+        zero = Reading(at_s, start_j, 0.0 if split else None)
         self._window = self._meter.window(self.name, zero if self._sensors is None else None)
         return self
 
@@ -99,6 +113,16 @@ class Measurement:
         """Ends it and closes the sensors; a second call changes nothing."""
         if self.ended_at is None:
             self._running().close()
+            self._end_cpu_s = self.cpu_s
+            self.ended_at = self._clock.now()
+            if self._meter is not None:
+                self._meter.close()
+        return self
+
+    def abandon(self, reason: str) -> Self:
+        """Ends it without joules, because a counter stopped answering; times and CPU seconds are kept."""
+        if self.ended_at is None:
+            self.failure = reason
             self._end_cpu_s = self.cpu_s
             self.ended_at = self._clock.now()
             if self._meter is not None:
@@ -114,6 +138,8 @@ class Measurement:
     def _running(self) -> Window:
         if self._window is None:
             raise InputError(f"measurement {self.name!r} was not started")
+        if self.failure is not None:
+            raise EnvironmentalError(f"the joules of {self.name!r} are not known: {self.failure}")
         return self._window
 
     def settle(self, cpu_s: float) -> None:
@@ -151,6 +177,8 @@ class Measurement:
     @property
     def duration_s(self) -> float:
         """Wall seconds."""
+        if self.failure is not None and self.started_at is not None and self.ended_at is not None:
+            return (self.ended_at - self.started_at).total_seconds()
         return self._running().duration_s
 
     @property
@@ -172,7 +200,9 @@ class Measurement:
 
     @property
     def energy(self) -> Energy:
-        """Joules and grams as a record."""
+        """Joules and grams as a record; empty after a `failure`."""
+        if self.failure is not None:
+            return Energy()
         return energy_record(self.energy_j, None, None, self.provenance, self.intensity)
 
     @property

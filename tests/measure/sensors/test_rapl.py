@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from greenagent.core.clock import ManualClock
 from greenagent.core.errors import EnvironmentalError
 from greenagent.core.protocols import Sensor
 from greenagent.measure.sensors.rapl import RaplSensor
@@ -46,10 +47,42 @@ def test_adds_packages_and_memory_and_nothing_twice(tmp_path: Path) -> None:
 
 def test_the_counter_wraps_around(tmp_path: Path) -> None:
     folder = zone(tmp_path, "intel-rapl:0", "package-0", 9_000_000, range_uj=10_000_000)
-    sensor = RaplSensor(tmp_path)
+    clock = ManualClock()
+    sensor = RaplSensor(tmp_path, clock)
     for value, total in ((9_500_000, 0.5), (500_000, 1.5), (500_000, 1.5), (9_000_000, 10.0), (8_000_000, 19.0)):
+        clock.advance(1)
         (folder / "energy_uj").write_text(str(value))
         assert sensor.read_j() == total
+
+
+def test_a_counter_that_was_set_back_did_not_wrap_around(tmp_path: Path) -> None:
+    folder = zone(tmp_path, "intel-rapl:0", "package-0", 200_000_000_000)
+    clock = ManualClock()
+    sensor = RaplSensor(tmp_path, clock)
+    for value, total in ((200_001_000_000, 1.0), (0, 1.0), (3_000_000, 4.0)):
+        clock.advance(1)
+        (folder / "energy_uj").write_text(str(value))
+        assert sensor.read_j() == total, "62 kJ in a second is no computer"
+
+
+@pytest.mark.parametrize("text", ["garbage", "-1", "1.5"])
+def test_a_range_that_is_no_number_is_a_clear_error(tmp_path: Path, text: str) -> None:
+    folder = zone(tmp_path, "intel-rapl:0", "package-0", 1)
+    (folder / "max_energy_range_uj").write_text(text)
+    with pytest.raises(EnvironmentalError, match=f"max_energy_range_uj holds '{text}', which is no number"):
+        RaplSensor(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["is_dir", "iterdir", "exists"])
+def test_a_folder_that_may_not_be_entered_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    zone(tmp_path, "intel-rapl:0", "package-0", 1)
+
+    def refuse(self: Path, *args: object, **kwargs: object) -> object:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(EnvironmentalError, match=r"RAPL is there but .* may not be entered: run `sudo chmod"):
+        RaplSensor(tmp_path)
 
 
 def test_missing_permission_names_the_file_and_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
