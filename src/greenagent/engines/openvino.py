@@ -31,7 +31,10 @@ __all__ = ["OpenVinoEngine", "OpenVinoOptions"]
 
 _BLOCK_TOKENS = 32  # of the CPU plugin's paged attention
 _CHAT_TOKENS, _SPECIALISED_TOKENS = 1024, 256  # of cache per request of a full batch, unless said
-_COLDEST, _NARROWEST = 1e-5, 1e-6  # a lower temperature is greedy; a lower top_p means the same: neither may round to 0 in float32
+_COLDEST, _NARROWEST = (
+    1e-5,
+    1e-6,
+)  # a lower temperature is greedy; a lower top_p means the same: neither may round to 0 in float32
 
 
 class OpenVinoOptions(BaseModel):
