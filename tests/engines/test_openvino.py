@@ -95,6 +95,40 @@ def test_a_bad_grammar_is_refused_and_harms_nobody(engine: OpenVinoEngine, kind:
     assert drain(engine, "good")["good"][-1].finish_reason in ("length", "stop")
 
 
+@pytest.mark.parametrize("cold", [{"temperature": 1e-46}, {"temperature": 1.0, "top_p": 1e-46}])
+def test_settings_that_round_to_zero_harm_nobody(engine: OpenVinoEngine, cold: dict[str, float]) -> None:
+    greedy = run(engine, request(prompt="jazz"))["r"]
+    answers = run(engine, request("cold", prompt="jazz", **cold), request("other", prompt="the"))
+    assert text(answers["cold"]) == text(greedy)
+    assert answers["other"][-1].finish_reason in ("length", "stop")
+
+
+def test_what_the_pipeline_refuses_ends_that_request_only(engine: OpenVinoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, pipeline = engine._pipeline, engine._pipeline
+
+    class Refusing:
+        def add_request(self, serial: int, tensor: Any, config: Any) -> Any:
+            if config.max_new_tokens == 5:
+                raise RuntimeError("Check failed at x.cc:1: not today")
+            return real.add_request(serial, tensor, config)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(pipeline, name)
+
+    monkeypatch.setattr(engine, "_pipeline", Refusing())
+    answers = run(engine, request("bad", prompt="jazz", max_tokens=5), request("good", prompt="the"))
+    assert answers["bad"][-1].finish_reason == "error"
+    assert "refused" in (answers["bad"][-1].error or "")
+    assert answers["good"][-1].finish_reason in ("length", "stop")
+
+
+def test_settings_that_openvino_refuses_are_a_request_error(engine: OpenVinoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenagent.engines.openvino._NARROWEST", 0.0)
+    with pytest.raises(RequestError, match="refuses the request's settings"):
+        engine.submit(request(prompt="x", temperature=1.0, top_p=1e-46))
+    assert not engine.has_work()
+
+
 def test_a_full_cache_makes_requests_wait_and_cancelled_ones_give_way(engine: OpenVinoEngine) -> None:
     """The cache of 1024 tokens holds one request of 900 at a time."""
     digits = Grammar(kind="regex", text="[0-9]{5000}")  # never stops by itself

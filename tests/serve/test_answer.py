@@ -45,11 +45,11 @@ def read(reader: Any, pieces: list[str]) -> tuple[str, list[tuple[int, str, str]
 
 
 def mixed() -> MixedReader:
-    return MixedReader(known, lambda: AGAIN, parallel=True)
+    return MixedReader(known, lambda left: AGAIN, parallel=True, max_tokens=100)
 
 
 def compact(**changes: Any) -> CompactReader:
-    options: dict[str, Any] = {"allow_none": True, "force": lambda lines, spent: AGAIN, "forced": False}
+    options: dict[str, Any] = {"allow_none": True, "force": lambda lines, left: AGAIN, "forced": False, "max_tokens": 100}
     return CompactReader(lambda line: parse_calls(line, TOOLS), known, **(options | changes))
 
 
@@ -104,6 +104,24 @@ def test_a_forced_answer_that_is_cut_lets_nothing_half_out() -> None:
     reader = compact(forced=True)
     reader.feed("stop\nadd|a=1")
     assert reader.finish("length", 9) == Ending([], "length")
+
+
+def test_an_answer_that_is_only_cut_is_not_asked_again() -> None:
+    reader = compact()
+    reader.feed("add|a=1")
+    assert reader.finish("length", 3) == Ending([], "length")
+
+
+@pytest.mark.parametrize(("generated", "left"), [(4, 6), (9, 1), (10, None)])
+def test_a_second_answer_gets_the_tokens_that_are_left(generated: int, left: int | None) -> None:
+    for reader in (
+        compact(max_tokens=10, force=lambda lines, left: AGAIN.model_copy(update={"max_tokens": left})),
+        MixedReader(known, lambda left: AGAIN.model_copy(update={"max_tokens": left}), parallel=True, max_tokens=10),
+    ):
+        reader.feed('<tool_call>{"name": "bake", "arguments": {}}</tool_call>\n')
+        ending = reader.finish("stop", generated)
+        assert (ending.again and ending.again.max_tokens) == left
+        assert ending.reason == ("stop" if left else "length")
 
 
 @pytest.mark.parametrize("reader", [JsonCallReader(known), compact(forced=True)])

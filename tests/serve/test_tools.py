@@ -156,6 +156,44 @@ async def test_a_cut_answer_says_length_and_lets_no_half_call_out(serve: Any, ca
     assert not answer.choices[0].message.tool_calls
 
 
+async def test_a_cut_answer_is_not_paid_twice(serve: Any, calls_interface: Interface) -> None:
+    served = await serve("add_note|text= one two three four", interface=calls_interface)
+    answer = await served.openai().chat.completions.create(**ASK, tools=tools_of(calls_interface), max_tokens=2)
+    assert answer.usage.completion_tokens == 2
+    assert len(served.worker.requests) == 1
+
+
+@pytest.mark.parametrize("limit", range(1, 12))
+@pytest.mark.parametrize("first", ["bake a cake", f"{CALL}\nbake a cake"])
+async def test_all_generations_together_stay_below_max_tokens(
+    serve: Any, calls_interface: Interface, limit: int, first: str
+) -> None:
+    served = await serve(free_then_forced(first, "add_note|text= one two three four"), interface=calls_interface)
+    answer = await served.openai().chat.completions.create(
+        **ASK, tools=tools_of(calls_interface), tool_choice="required", max_tokens=limit
+    )
+    assert answer.usage.completion_tokens <= limit
+
+
+@pytest.mark.parametrize("choice", ["required", named("add_note"), "auto"])
+@pytest.mark.parametrize("kind", ["compact", "general"])
+async def test_a_stop_text_inside_a_call_does_not_cut_it(serve: Any, calls_interface: Interface, choice: Any, kind: str) -> None:
+    forced = "add_note|text= a b" if kind == "compact" else '{"name": "add_note", "arguments": {"text": "a b"}}'
+    bad = "bake_cake" if kind == "compact" else '{"name": "bake_cake", "arguments": {}}'
+    served = await serve(free_then_forced(bad, forced), interface=calls_interface if kind == "compact" else None)
+    answer = await served.openai().chat.completions.create(
+        **ASK, tools=tools_of(calls_interface), tool_choice=choice, stop=["text", "a"]
+    )
+    assert calls_of(answer) == [("add_note", {"text": "a b"})]
+    assert all(not request.stop for request in served.worker.requests if request.grammar or kind == "compact")
+
+
+async def test_a_general_model_s_words_still_end_at_a_stop_text(serve: Any) -> None:
+    served = await serve("some words")
+    await served.openai().chat.completions.create(**ASK, tools=TOOLS, stop="end")
+    assert served.worker.requests[0].stop == ["end"]
+
+
 async def test_a_specialised_model_writes_no_json(serve: Any, label_interface: Interface) -> None:
     served = await serve(interface=label_interface)
     with pytest.raises(openai.BadRequestError) as refused:

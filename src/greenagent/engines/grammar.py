@@ -16,7 +16,7 @@ from typing import Any
 from greenagent.core.engine import Grammar
 from greenagent.core.errors import RequestError
 
-__all__ = ["GrammarCheck"]
+__all__ = ["GrammarCheck", "reason_of"]
 
 _REMEMBERED = 1024
 _FIELD = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}
@@ -66,10 +66,10 @@ class GrammarCheck:
         try:
             self._prober.generate(ov.Tensor(np.zeros((1, 1), dtype=np.int64)), generation)
         except RuntimeError as error:
-            raise RequestError(f"the {grammar.kind} grammar does not compile: {_reason(error)}", "grammar") from error
+            raise RequestError(f"the {grammar.kind} grammar does not compile: {reason_of(error)}", "grammar") from error
 
 
-def _reason(error: RuntimeError) -> str:
+def reason_of(error: RuntimeError) -> str:
     """The part of OpenVINO's message that is not a path of its build machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else "unknown reason"

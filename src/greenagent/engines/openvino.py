@@ -23,7 +23,7 @@ from greenagent.engines.admission import Admission
 from greenagent.engines.answer import Answer
 from greenagent.engines.base import EngineSettings, parse_options
 from greenagent.engines.chat import knows_tools, template_messages
-from greenagent.engines.grammar import GrammarCheck
+from greenagent.engines.grammar import GrammarCheck, reason_of
 from greenagent.engines.models import ModelRef, resolve_model
 from greenagent.engines.tokenization import TextCodec, codec_from_file, read_gguf
 
@@ -31,6 +31,10 @@ __all__ = ["OpenVinoEngine", "OpenVinoOptions"]
 
 _BLOCK_TOKENS = 32  # of the CPU plugin's paged attention
 _CHAT_TOKENS, _SPECIALISED_TOKENS = 1024, 256  # of cache per request of a full batch, unless said
+_COLDEST, _NARROWEST = (
+    1e-5,
+    1e-6,
+)  # a lower temperature is greedy; a lower top_p means the same: neither may round to 0 in float32
 
 
 class OpenVinoOptions(BaseModel):
@@ -96,7 +100,7 @@ class OpenVinoEngine:
         """Tokenises and queues a request.
 
         Raises:
-            RequestError: the prompt is empty or too long, or the grammar does not compile.
+            RequestError: the prompt is empty or too long, the grammar does not compile, or OpenVINO refuses the settings.
         """
         ids = self._prompt_ids(request)
         room = min(self._context or self._admission.capacity_tokens, self._admission.capacity_tokens) - len(ids)
@@ -123,10 +127,7 @@ class OpenVinoEngine:
     def step(self) -> list[TokenEvent]:
         """Lets waiting requests in, runs one batched step, and gives the new tokens."""
         for request_id in self._admission.admit():
-            _, ids, config = self._answers[request_id]
-            self._serial += 1
-            tensor = self._ov.Tensor(self._np.array([ids], dtype=self._np.int64))
-            self._handles[request_id] = self._pipeline.add_request(self._serial, tensor, config)
+            self._enter(request_id)
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
         events, self._ended = self._ended, []
@@ -137,12 +138,22 @@ class OpenVinoEngine:
                 new_tokens[request_id] = len(output.generated_ids)
                 self._advance(request_id, output.generated_ids, output.generated_log_probs, self._finish(output), events)
             elif handle.get_status() != self._genai.GenerationStatus.RUNNING:
-                events.append(self._dropped(request_id, handle.get_status().name))
+                events.append(self._failed(request_id, f"OpenVINO dropped the request with status {handle.get_status().name}"))
         self.prefill, self.decode = self._admission.account(new_tokens)
         for request_id in new_tokens:
             if request_id not in self._answers:
                 self._admission.release(request_id)
         return events
+
+    def _enter(self, request_id: str) -> None:
+        """Gives a request to the pipeline; what the pipeline refuses ends that request and no other."""
+        _, ids, config = self._answers[request_id]
+        self._serial += 1
+        tensor = self._ov.Tensor(self._np.array([ids], dtype=self._np.int64))
+        try:
+            self._handles[request_id] = self._pipeline.add_request(self._serial, tensor, config)
+        except RuntimeError as error:
+            self._ended.append(self._failed(request_id, f"OpenVINO refused the request: {reason_of(error)}"))
 
     def _advance(
         self, request_id: str, ids: list[int], logprobs: list[float], finish: FinishReason | None, events: list[TokenEvent]
@@ -157,13 +168,11 @@ class OpenVinoEngine:
             if finish is None:
                 handle.cancel()
 
-    def _dropped(self, request_id: str, status: str) -> TokenEvent:
+    def _failed(self, request_id: str, reason: str) -> TokenEvent:
         """The last event of a request that OpenVINO gave up on its own (``IGNORED``: no room in the cache)."""
         event = self._answers[request_id][0].add([], [], "error")
         self._drop(request_id)
-        return (event or TokenEvent(request_id=request_id)).model_copy(
-            update={"finish_reason": "error", "error": f"OpenVINO dropped the request with status {status}"}
-        )
+        return (event or TokenEvent(request_id=request_id)).model_copy(update={"finish_reason": "error", "error": reason})
 
     def _drop(self, request_id: str) -> None:
         del self._answers[request_id]
@@ -198,13 +207,17 @@ class OpenVinoEngine:
         config.stop_token_ids = set(self._end_ids)
         config.set_eos_token_id(self._grammars.end_id)
         config.logprobs = int(request.logprobs)
-        if request.temperature > 0:
+        if request.temperature >= _COLDEST:
             config.do_sample = True
             config.temperature = request.temperature
-            config.top_p = request.top_p
+            config.top_p = max(request.top_p, _NARROWEST)
             config.rng_seed = random.getrandbits(32) if request.seed is None else request.seed % 2**64
         if request.grammar is not None:
             config.structured_output_config = self._grammars.config(request.grammar)
+        try:
+            config.validate()
+        except RuntimeError as error:
+            raise RequestError(f"OpenVINO refuses the request's settings: {reason_of(error)}") from error
         return config
 
 

@@ -78,7 +78,7 @@ class AnswerReader(Protocol):
 
 
 def _disobeyed(text: str) -> ApiError:
-    """A forced answer that is no valid call: the schema wants what no grammar can say, or a stop text cut the call."""
+    """A forced answer that is no valid call: the schema wants what no grammar can say."""
     message = f"the model's answer {text[:80]!r} is not a valid call although a grammar forced it"
     return ApiError(500, message, code="invalid_answer")
 
@@ -104,8 +104,9 @@ class CompactReader:
 
     :param parse: the calls on a line, ``None`` when it is not valid.
     :param allowed: whether a call may be answered (declared, valid arguments, the named tool).
-    :param force: makes the second request: from the valid lines so far and the tokens already spent.
+    :param force: makes the second request: from the valid lines so far and the tokens that are left for it.
     :param forced: whether the first request is under a grammar already.
+    :param max_tokens: the most tokens that all generations together may have.
     :param longest: no valid line has more characters.
     """
 
@@ -117,6 +118,7 @@ class CompactReader:
         allow_none: bool,
         force: Callable[[Sequence[str], int], EngineRequest],
         forced: bool,
+        max_tokens: int,
         longest: int | None = None,
     ) -> None:
         self.broken = False
@@ -127,6 +129,7 @@ class CompactReader:
         self._forced = forced
         self._lines: list[str] = []
         self._rest = ""
+        self._left = max_tokens
         self._longest = longest
 
     def feed(self, text: str) -> list[Delta]:
@@ -140,21 +143,26 @@ class CompactReader:
         return deltas
 
     def finish(self, reason: FinishReason, generated: int) -> Ending:
-        cut = reason == "length"
+        cut = reason == "length" and not self.broken
+        self._left -= generated
         if not self.broken and not self._lines and not cut and self._rest.strip() == NO_CALL and self._allow_none:
             return Ending([NO_TOOL_FITS])
         deltas = self._take(self._rest) if self._rest and not self.broken and not cut else []
+        if cut:  # what came is not wrong, only unfinished: asking again would cost the same once more
+            return Ending(deltas, "length")
         if self._lines and not self.broken:
-            return Ending(deltas, "length" if cut else "tool_calls")
+            return Ending(deltas, "tool_calls")
         if not self._forced:
-            return self._again(deltas, generated)
-        if cut:
+            return self._again(deltas)
+        if reason == "length":
             return Ending(deltas, "length")
         raise _disobeyed(self._rest)
 
-    def _again(self, deltas: list[Delta], generated: int) -> Ending:
+    def _again(self, deltas: list[Delta]) -> Ending:
+        if self._left < 1:
+            return Ending(deltas, "length")
         self._forced, self.broken, self._rest = True, False, ""
-        return Ending(deltas, again=self._force(self._lines, generated), keep=bool(self._lines))
+        return Ending(deltas, again=self._force(self._lines, self._left), keep=bool(self._lines))
 
     def _take(self, line: str) -> list[Delta]:
         calls = self._parse(line)
@@ -193,14 +201,17 @@ class MixedReader:
     """Reads a general model that may answer in words or with calls: ``<tool_call>{...}</tool_call>``, or a bare JSON call.
 
     Words are let out as they come; what could be the beginning of a call is held back until it is clear. A call that is not
-    valid (an unknown tool, wrong arguments) makes the reader ask for a forced one.
+    valid (an unknown tool, wrong arguments) makes the reader ask for a forced one, within the tokens that are left.
     """
 
-    def __init__(self, allowed: Callable[[ToolCall], bool], force: Callable[[], EngineRequest], *, parallel: bool) -> None:
+    def __init__(
+        self, allowed: Callable[[ToolCall], bool], force: Callable[[int], EngineRequest], *, parallel: bool, max_tokens: int
+    ) -> None:
         self.broken = False
         self._allowed = allowed
         self._force = force
         self._parallel = parallel
+        self._left = max_tokens
         self._forced: JsonCallReader | None = None
         self._held = ""
         self._content = False
@@ -235,7 +246,8 @@ class MixedReader:
         if calls and all(map(self._allowed, calls)):
             calls = calls if self._parallel else calls[:1]
             return Ending([CallDelta.of(i, c) for i, c in enumerate(calls)], "tool_calls")
-        if reason == "length":
+        self._left -= generated
+        if reason == "length" or self._left < 1:
             return Ending(reason="length")
         self._forced = JsonCallReader(self._allowed)
-        return Ending(again=self._force(), keep=self._content)
+        return Ending(again=self._force(self._left), keep=self._content)

@@ -50,7 +50,11 @@ def dialect_for(interface: Interface) -> Dialect:
 
 def _base(request: ChatRequest, request_id: str, limit: int) -> EngineRequest:
     """The engine request without its prompt. Tokens come one by one only when somebody reads them so: an event per token
-    costs."""
+    costs.
+
+    A client's stop texts are for words: where a grammar forces a call they are taken out again, since one inside the call would
+    leave half of it.
+    """
     return EngineRequest(
         request_id=request_id,
         max_tokens=request.token_limit or limit,
@@ -109,12 +113,12 @@ class SpecialisedDialect:
         def allowed(call: ToolCall) -> bool:
             return self._toolset.valid(call) and named in (None, call.name)
 
-        def force(lines: Sequence[str], generated: int) -> EngineRequest:
+        base.stop = []  # a stop text inside a call would leave half of it
+
+        def force(lines: Sequence[str], left: int) -> EngineRequest:
             if not lines:
-                return base.model_copy(
-                    update={"grammar": self._grammar(named, allow_none, parallel, False), "stop": request.stops}
-                )
-            left = max(base.max_tokens - generated, 1)
+                grammar = self._grammar(named, allow_none, parallel, False)
+                return base.model_copy(update={"grammar": grammar, "max_tokens": left})
             prompt = f"{base.prompt}{chr(10).join(lines)}"
             return base.model_copy(
                 update={"prompt": prompt, "max_tokens": left, "grammar": self._grammar(named, False, True, True)}
@@ -124,10 +128,16 @@ class SpecialisedDialect:
         if named is not None:  # a free answer would seldom be the tool that the client has already chosen
             first = base.model_copy(update={"grammar": self._grammar(named, False, parallel, False)})
         elif not parallel and self._interface.kind == "calls":
-            first = base.model_copy(update={"stop": [*request.stops, "\n"]})
+            first = base.model_copy(update={"stop": ["\n"]})
         forced = named is not None
         reader = CompactReader(
-            self._parse, allowed, allow_none=allow_none, force=force, forced=forced, longest=self._longest_label
+            self._parse,
+            allowed,
+            allow_none=allow_none,
+            force=force,
+            forced=forced,
+            max_tokens=base.max_tokens,
+            longest=self._longest_label,
         )
         return Plan(first, reader)
 
@@ -167,12 +177,13 @@ class ChatDialect:
         def allowed(call: ToolCall) -> bool:
             return toolset.valid(call) and request.named_tool in (None, call.name)
 
-        def forced() -> EngineRequest:
-            return base.model_copy(update={"grammar": json_call_grammar(tools)})
+        def forced(left: int) -> EngineRequest:
+            return base.model_copy(update={"grammar": json_call_grammar(tools), "max_tokens": left, "stop": []})
 
         if request.choice == "auto":
-            return Plan(base, MixedReader(allowed, forced, parallel=request.parallel_tool_calls is not False))
-        return Plan(forced(), JsonCallReader(allowed))
+            parallel = request.parallel_tool_calls is not False
+            return Plan(base, MixedReader(allowed, forced, parallel=parallel, max_tokens=base.max_tokens))
+        return Plan(forced(base.max_tokens), JsonCallReader(allowed))
 
     @staticmethod
     def _format(request: ChatRequest) -> Grammar | None:
