@@ -41,8 +41,10 @@ def test_conversations_are_written_turn_by_turn(app: typer.Typer, tmp_path: Path
     out = tmp_path / "t"
     result = CliRunner().invoke(app, ["task", "generate", "-o", str(out), *SMALL, "--multi-turn", "10"])
     assert result.exit_code == 0, result.output
-    assert load_task(out).splits["multi_turn"] == [t for c in multi_turn(0, 10) for t in c.turns()]
-    assert "multi_turn; 24 tools" in result.stderr
+    splits = load_task(out).splits
+    assert splits["multi_turn_train"] == [t for c in multi_turn(0, 10) for t in c.turns()]
+    assert splits["multi_turn_test"] == [t for c in multi_turn(0, 10, side="test") for t in c.turns()]
+    assert "multi_turn_test; 24 tools" in result.stderr.replace("multi_turn_train", "")
 
 
 def test_a_task_is_replaced_but_other_directories_are_left_alone(app: typer.Typer, tmp_path: Path) -> None:

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from greenagent.core.calls import ToolCall
+from greenagent.core.calls import Tool, ToolCall, parse_calls, render_calls
 from greenagent.core.errors import TaskError
 from greenagent.tasks import iter_examples, load_task, write_task
+from greenagent.tasks.schema import tool_problem
+
+KEYS = [
+    "messages",
+    "tools",
+    "role",
+    "content",
+    "tool_calls",
+    "function",
+    "name",
+    "arguments",
+    "parameters",
+    "properties",
+    "enum",
+    "type",
+    "required",
+    "anyOf",
+    "items",
+    "text",
+    "intent",
+    "metadata",
+    "id",
+]
 
 WEATHER = {
     "type": "function",
@@ -27,6 +53,10 @@ WEATHER = {
         },
     },
 }
+
+
+def tool(name: str, **parameters: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", **parameters}}}
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -114,6 +144,35 @@ def test_tools_json_beside_the_file_and_arguments_as_an_object(tmp_path: Path) -
         (conversation('{"city": "Oslo", "unit": "K"}'), 'must be one of ["C", "F"], got "K"'),
         (conversation("{broken"), "arguments is not valid JSON"),
         (conversation("[1]"), "arguments must be an object"),
+        (conversation('{"city": "\\ud800"}'), "arguments is not valid JSON (half a surrogate pair, '\\ud800'"),
+        ('{"text": "\\ud800", "intent": "b"}', "half a surrogate pair, '\\ud800'"),
+        ('{"text": NaN, "intent": "b"}', "not valid JSON (NaN is not JSON)"),
+        ("[" * 100_000, "more than 100 values inside one another"),
+        ('{"text": ' + "[" * 300 + "]" * 300 + ', "intent": "b"}', "more than 100 values inside one another"),
+        ({"text": "a", "intent": "fo_"}, "the intent 'fo_' must be one line without blanks or '_' around it"),
+        ({"text": "a", "intent": "_fo"}, "the intent '_fo' must be"),
+        ({"text": "a", "intent": "_"}, "the intent '_' must be"),
+        ({"text": "a", "intent": "a\nb"}, r"the intent 'a\nb' must be one line"),
+        (conversation(tools=[tool("a|b")]), "the tool name 'a|b' cannot be written"),
+        (conversation(tools=[tool("a\nb")]), r"the tool name 'a\nb' cannot be written"),
+        (conversation(tools=[tool("none")]), "the tool name 'none' cannot be written"),
+        (conversation(tools=[tool(" none ")]), "the tool name ' none ' cannot be written"),
+        (conversation(tools=[tool("")]), "the tool name '' cannot be written"),
+        (conversation(tools=[tool("f", properties={"a=b": {}})]), "the tool 'f': the argument name 'a=b' cannot be written"),
+        (conversation(tools=[tool("f", properties={"": {}})]), "the argument name '' cannot be written"),
+        (conversation('{"a|b": 1}', name="f", tools=[tool("f", additionalProperties=True)]), "the argument name 'a|b' cannot"),
+        (conversation(tools=[tool("f", properties={"a": True})]), "parameters.properties.a must be an object, got true"),
+        (conversation(tools=[tool("f", properties=["a"])]), 'parameters.properties must be an object, got ["a"]'),
+        (conversation(tools=[tool("f", properties={"a": {"enum": 5}})]), "parameters.properties.a.enum must be a list, got 5"),
+        (conversation(tools=[tool("f", properties={"a": {"type": 5}})]), "parameters.properties.a.type must be a string or"),
+        (conversation(tools=[tool("f", required="a")]), 'parameters.required must be a list of strings, got "a"'),
+        (conversation(tools=[tool("f", properties={"a": {"anyOf": [3]}})]), "properties.a.anyOf[0] must be an object, got 3"),
+        (conversation(tools=[tool("f", properties={"a": {"items": {"enum": 1}}})]), "properties.a.items.enum must be a list"),
+        (conversation(tools=[{"function": 5}]), "'tools' is not OpenAI's list of tools"),
+        (
+            {"messages": [{"role": "tool", "content": "a", "tool_call_id": 5}, {"role": "assistant", "content": "b"}]},
+            "messages[0].tool_call_id must be a string, got 5",
+        ),
         (conversation(tools={"a": 1}), "'tools' is not OpenAI's list of tools"),
         (conversation(tools=[{"type": "function", "function": {}}]), "name"),
         ({"messages": [{"role": "user", "content": "a"}]}, "must end with the expected answer"),
@@ -137,6 +196,72 @@ def test_a_broken_line_names_file_line_and_fault(tmp_path: Path, row: Any, words
     assert message.startswith(f"{file}:3: ")
     assert words in message
     assert "\n" not in message
+
+
+def test_a_mark_of_byte_order_and_null_parameters_are_read(tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_bytes(b'\xef\xbb\xbf[{"type": "function", "function": {"name": "ping", "parameters": null}}]')
+    row = conversation({}, name="ping")
+    del row["tools"]
+    (tmp_path / "t.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r\n")
+    task = load_task(tmp_path)
+    assert task.tools == [Tool(name="ping")]
+    assert task.splits["t"][0].expected == [ToolCall(name="ping")]
+
+
+def test_messages_without_any_tool_are_no_task(tmp_path: Path) -> None:
+    chat = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}
+    write(tmp_path / "oos.jsonl", chat)
+    with pytest.raises(TaskError, match=r"oos\.jsonl has 'messages' but there is no tool to call"):
+        load_task(tmp_path)
+    write(tmp_path / "train.jsonl", conversation())
+    assert load_task(tmp_path).splits["oos"][0].expected == []
+
+
+names = st.text(st.sampled_from("ab |=\n_\\é") | st.characters(exclude_categories=["Cs"]), max_size=5) | st.just("none")
+
+
+@given(name=names, key=names, value=st.none() | st.text(max_size=4) | st.integers())
+def test_names_are_refused_just_where_the_compact_form_cannot_carry_them(name: str, key: str, value: Any) -> None:
+    made = Tool(name=name, parameters={"properties": {key: {}}})
+    calls = [ToolCall(name=name), ToolCall(name=name, arguments={key: value})]
+    carried = all(parse_calls(render_calls([call], [made]), [made]) == [call] for call in calls)
+    if tool_problem(made) is None:
+        assert carried
+    elif name.strip() and key:  # an empty name could be carried, but nobody means it
+        assert not carried
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "a", "user", "assistant", "get_weather", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(place=st.lists(st.integers(0, 3), max_size=8), value=junk)
+def test_whatever_is_wrong_with_a_line_is_one_error_or_none(place: list[int], value: Any) -> None:
+    row = conversation()
+    row["messages"].insert(1, {"role": "tool", "tool_call_id": "c", "content": "rain"})
+    replaced = _replaced(row, place, value)
+    with tempfile.TemporaryDirectory() as folder:
+        file = write(Path(folder, "t.jsonl"), replaced)
+        try:
+            load_task(file).interface()
+        except TaskError as error:
+            assert str(error).startswith(str(file))
+            assert str(error).isprintable()
+
+
+def _replaced(row: Any, place: list[int], value: Any) -> Any:
+    """``row`` with ``value`` at a place some steps inside it."""
+    if not place or not row or not isinstance(row, dict | list):
+        return value
+    keys = list(row) if isinstance(row, dict) else list(range(len(row)))
+    chosen = keys[place[0] % len(keys)]
+    inner = _replaced(row[chosen], place[1:], value)
+    if isinstance(row, dict):
+        return {**row, chosen: inner}
+    return [*row[:chosen], inner, *row[chosen + 1 :]]
 
 
 def test_lines_of_two_forms_are_refused(tmp_path: Path) -> None:
@@ -175,7 +300,7 @@ def test_missing_empty_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="has no examples"):
         load_task(write(tmp_path / "empty.jsonl"))
     (tmp_path / "bytes.jsonl").write_bytes(b'{"text": "\xff"}\n')
-    with pytest.raises(TaskError, match=r"bytes\.jsonl: not UTF-8 text"):
+    with pytest.raises(TaskError, match=r"bytes\.jsonl:1: not UTF-8 text \(byte 10 of the line"):
         load_task(tmp_path / "bytes.jsonl")
     (tmp_path / "tools.json").write_text("{}")
     with pytest.raises(TaskError, match=r"tools\.json is not OpenAI's list of tools"):
@@ -187,6 +312,25 @@ def test_iter_examples_streams_up_to_the_broken_line(tmp_path: Path) -> None:
     assert next(examples).expected == [ToolCall(name="a")]
     with pytest.raises(TaskError, match=":2: not valid JSON"):
         next(examples)
+
+
+@pytest.mark.parametrize(
+    "city", ["Oslo", "北京市朝阳区建国门外大街甲六号" * 2, "123e4567-e89b-12d3-a456-426614174000", "a|b\\" * 30]
+)
+def test_an_answer_has_room_for_a_token_per_byte(tmp_path: Path, city: str) -> None:
+    task = load_task(write(tmp_path / "t.jsonl", conversation({"city": city})))
+    answer = task.interface().render_answer(task.splits["t"][0].expected)
+    assert task.interface().max_answer_tokens == max(16, len(answer.encode()) + 1)
+
+
+def test_the_hash_stays_as_it_was(tmp_path: Path) -> None:
+    """Models and cards name tasks by it."""
+    task = load_task(write(tmp_path / "t.jsonl", conversation()))
+    assert task.sha256 == "768710ee517d543a8480691442ec1651f111eeb6bde775773c559bb95f42b0fb"
+    assert (
+        load_task(write(tmp_path / "t.jsonl", {"text": "one", "intent": "a"})).sha256
+        == "a75137d22cc222b68f1943d54e569c20283079aa6b7d844cad7306bee3220a09"
+    )
 
 
 def test_the_hash_covers_content_and_not_names(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def generate(
     multi_turn: Annotated[
         int,
         typer.Option(
-            min=0, help="Also write this many conversations of two to five calls, one line per turn (multi_turn.jsonl)."
+            min=0,
+            help="Also write this many conversations of two to five calls to train on and as many to test, with other values, "
+            "one line per turn (multi_turn_train.jsonl, multi_turn_test.jsonl).",
         ),
     ] = 0,
     as_json: JsonFlag = False,
@@ -51,8 +53,9 @@ def generate(
         raise InputError(f"{output} is not empty and holds no task: give a new directory, or that of a task to replace")
     task = make(seed, train=train, val=val, test=test)
     splits = {name: examples for name, examples in task.splits.items() if examples}
-    if multi_turn:
-        splits["multi_turn"] = [turn for conversation in converse(seed, multi_turn) for turn in conversation.turns()]
+    for side in ("train", "test") if multi_turn else ():
+        conversations = converse(seed, multi_turn, side=side)
+        splits[f"multi_turn_{side}"] = [turn for conversation in conversations for turn in conversation.turns()]
     if not splits:
         raise InputError("nothing to write: every size is 0")
     task = Task.build(task.name, task.tools, task.interface_kind, splits)

@@ -6,18 +6,17 @@ form.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from greenagent.core.calls import Tool, ToolCall
+from greenagent.core.calls import Tool, ToolCall, strict_json
 from greenagent.core.errors import TaskError, nearest
 from greenagent.core.interface import Message, label_text
 from greenagent.tasks.records import NO_TOOL_INTENTS, Example, InterfaceKind
-from greenagent.tasks.schema import call_problem
+from greenagent.tasks.schema import call_problem, short, tool_problem
 
 __all__ = ["JsonlReader", "read_tools"]
 
@@ -46,12 +45,11 @@ class JsonlReader:
 
     def __iter__(self) -> Iterator[Example]:
         try:
-            with self.path.open(encoding="utf-8") as file:
+            with self.path.open("rb") as file:
                 for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield self._example(line, number)
-        except UnicodeDecodeError as error:
-            raise TaskError(f"{self.path}: not UTF-8 text (byte {error.start}: {error.reason})") from error
+                    text = self._text(line, number)
+                    if text.strip():
+                        yield self._example(text, number)
         except IsADirectoryError as error:
             raise TaskError(f"{self.path} is a directory, not a JSONL file") from error
         except OSError as error:
@@ -60,13 +58,20 @@ class JsonlReader:
     def _fail(self, number: int, what: str) -> TaskError:
         return TaskError(f"{self.path}:{number}: {what}")
 
+    def _text(self, line: bytes, number: int) -> str:
+        """A line as text; the mark that some editors put before the first one (BOM) is left out."""
+        try:
+            return line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise self._fail(number, f"not UTF-8 text (byte {error.start} of the line: {error.reason})") from error
+
     def _example(self, line: str, number: int) -> Example:
         try:
-            row = json.loads(line)
+            row = strict_json(line)
         except ValueError as error:
             raise self._fail(number, f"not valid JSON ({error})") from error
         if not isinstance(row, dict):
-            raise self._fail(number, f"expected an object, got {_short(row)}")
+            raise self._fail(number, f"expected an object, got {short(row)}")
         kind: InterfaceKind = "calls" if "messages" in row else "label"
         if kind == "label" and not ("text" in row and "intent" in row):
             hints = "".join(nearest(k, ("text", "intent", "messages"), 1) for k in row if k not in ("text", "intent"))
@@ -79,9 +84,9 @@ class JsonlReader:
     def _labelled(self, row: dict[str, Any], number: int) -> Example:
         text, intent = row["text"], row["intent"]
         if not isinstance(text, str) or not text.strip():
-            raise self._fail(number, f"'text' must be a string with something in it, got {_short(text)}")
+            raise self._fail(number, f"'text' must be a string with something in it, got {short(text)}")
         if intent is not None and (not isinstance(intent, str) or not intent.strip()):
-            raise self._fail(number, f"'intent' must be a string or null (no tool fits), got {_short(intent)}")
+            raise self._fail(number, f"'intent' must be a string or null (no tool fits), got {short(intent)}")
         expected: list[ToolCall] = []
         if intent not in NO_TOOL_INTENTS:
             expected = [ToolCall(name=self._intent(intent, number))]
@@ -91,19 +96,19 @@ class JsonlReader:
         )
 
     def _intent(self, intent: str, number: int) -> str:
+        words = label_text(intent)
+        if "\n" in intent or words != words.strip():
+            raise self._fail(number, f"the intent {intent!r} must be one line without blanks or '_' around it")
         if intent not in self._known:
-            words = label_text(intent)
             if (clash := next((t for t in self._known if label_text(t) == words), None)) is not None:
                 raise self._fail(number, f"the intents {intent!r} and {clash!r} read the same ({words!r}): keep one spelling")
-            if "\n" in intent or intent != intent.strip():
-                raise self._fail(number, f"the intent {intent!r} must be one line without blanks around it")
             self._known[intent] = Tool(name=intent)
         return intent
 
     def _conversation(self, row: dict[str, Any], number: int) -> Example:
         rows = row["messages"]
         if not isinstance(rows, list) or not all(isinstance(m, dict) for m in rows):
-            raise self._fail(number, f"'messages' must be a list of objects, got {_short(rows)}")
+            raise self._fail(number, f"'messages' must be a list of objects, got {short(rows)}")
         tools = self._tools_of(row, number)
         messages = [self._message(m, i, number) for i, m in enumerate(rows)]
         if len(messages) < 2 or messages[-1].role != "assistant":
@@ -130,7 +135,7 @@ class JsonlReader:
             return self._line_tools[1]
         try:
             tools = {t.name: t for t in _tools(entries)}
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise self._fail(number, f"'tools' is not OpenAI's list of tools ({_first(error)})") from error
         for name, tool in tools.items():
             if self._known.setdefault(name, tool).parameters != tool.parameters:
@@ -143,51 +148,57 @@ class JsonlReader:
         role = row.get("role")
         if role not in _ROLES:
             raise self._fail(
-                number, f"{where}.role must be one of {', '.join(_ROLES)}; got {_short(role)}{nearest(str(role), _ROLES, 1)}"
+                number, f"{where}.role must be one of {', '.join(_ROLES)}; got {short(role)}{nearest(str(role), _ROLES, 1)}"
             )
         content = row.get("content")
         if isinstance(content, list):
             content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
         if content is not None and not isinstance(content, str):
-            raise self._fail(number, f"{where}.content must be a string, got {_short(content)}")
+            raise self._fail(number, f"{where}.content must be a string, got {short(content)}")
         entries = row.get("tool_calls") or []
         if content is None and not entries:
             hint = "".join(nearest(k, ("content", "tool_calls"), 1) for k in row if k != "role")
             raise self._fail(number, f"{where} has neither content nor tool_calls{hint}")
         if not isinstance(entries, list):
-            raise self._fail(number, f"{where}.tool_calls must be a list, got {_short(entries)}")
+            raise self._fail(number, f"{where}.tool_calls must be a list, got {short(entries)}")
         calls = [self._call(entry, f"{where}.tool_calls[{i}]", number) for i, entry in enumerate(entries)]
-        return Message(role=role, content=content, tool_calls=calls, tool_call_id=row.get("tool_call_id"))
+        identity = row.get("tool_call_id")
+        if identity is not None and not isinstance(identity, str):
+            raise self._fail(number, f"{where}.tool_call_id must be a string, got {short(identity)}")
+        return Message(role=role, content=content, tool_calls=calls, tool_call_id=identity)
 
     def _call(self, entry: Any, where: str, number: int) -> ToolCall:
         function = entry.get("function") if isinstance(entry, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise self._fail(number, f'{where} must be {{"function": {{"name": ..., "arguments": ...}}}}, got {_short(entry)}')
+            raise self._fail(number, f'{where} must be {{"function": {{"name": ..., "arguments": ...}}}}, got {short(entry)}')
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments or "{}")
+                arguments = strict_json(arguments or "{}")
             except ValueError as error:
                 raise self._fail(number, f"{where}.function.arguments is not valid JSON ({error})") from error
         if not isinstance(arguments, dict):
-            raise self._fail(number, f"{where}.function.arguments must be an object, got {_short(arguments)}")
+            raise self._fail(number, f"{where}.function.arguments must be an object, got {short(arguments)}")
         return ToolCall(name=function["name"], arguments=arguments)
 
 
 def read_tools(path: Path) -> list[Tool]:
     """The tools of a ``tools.json``: OpenAI's ``tools`` list. Errors: `TaskError`."""
     try:
-        return _tools(json.loads(path.read_text(encoding="utf-8")))
+        return _tools(strict_json(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise TaskError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise TaskError(f"{path} is not OpenAI's list of tools ({_first(error)})") from error
 
 
 def _tools(entries: Any) -> list[Tool]:
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        raise ValueError(f"expected a list of objects, got {_short(entries)}")
-    return [Tool.from_openai(e) for e in entries]
+        raise ValueError(f"expected a list of objects, got {short(entries)}")
+    tools = [Tool.from_openai(e) for e in entries]
+    if problem := next(filter(None, map(tool_problem, tools)), None):
+        raise ValueError(problem)
+    return tools
 
 
 def _first(error: Exception) -> str:
@@ -195,8 +206,3 @@ def _first(error: Exception) -> str:
         detail = error.errors()[0]
         return f"{'.'.join(str(p) for p in detail['loc'])}: {detail['msg']}"
     return str(error)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

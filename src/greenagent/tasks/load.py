@@ -22,7 +22,7 @@ def load_task(path_or_name: str | Path) -> Task:
     A directory holds one split per ``*.jsonl`` file (``train``, ``val``, ``test``, ``oos_val``, ...), named by the file's stem,
     and may have a ``tools.json``. A single file is one split named by its stem. ``text``/``intent`` lines make each distinct
     intent a tool without arguments, in the order of the names; the intents ``oos``, ``none`` and null mean that no tool fits and
-    are not tools. Errors: `TaskError`, with file and line.
+    are not tools; ``messages`` need at least one tool in the task. Errors: `TaskError`, with file and line.
     """
     path = Path(path_or_name)
     if str(path_or_name) == ASSISTANT and not path.exists():
@@ -69,5 +69,9 @@ def _load(name: str, files: list[Path]) -> Task:
             f"{kinds['label']} has 'text' and 'intent', {kinds['calls']} has 'messages': one task has lines of one form"
         )
     kind = next(iter(kinds))
+    if not tools and kind == "calls":
+        raise TaskError(
+            f"{files[0]} has 'messages' but there is no tool to call: give 'tools' on the lines, or a tools.json beside"
+        )
     listed = sorted(tools.values(), key=lambda t: t.name) if kind == "label" else list(tools.values())
     return Task.build(name, listed, kind, splits)

@@ -55,10 +55,15 @@ class Task(BaseModel):
         return cls(name=name, tools=list(tools), interface_kind=kind, splits=splits, sha256=content_hash(tools, splits))
 
     def interface(self) -> Interface:
-        """The interface of a model specialised on this task; its answers may be a little longer than the longest expected one."""
+        """The interface of a model specialised on this task.
+
+        Its answers may have a token for every byte of the longest expected one, and one to end: no byte-level tokenizer needs
+        more, in whatever script.
+        """
         rendered = Interface(kind=self.interface_kind, tools=self.tools)
-        longest = max((len(rendered.render_answer(e.expected)) for rows in self.splits.values() for e in rows), default=0)
-        return rendered.model_copy(update={"max_answer_tokens": max(16, longest * 3 // 4)})
+        answers = (rendered.render_answer(e.expected) for rows in self.splits.values() for e in rows)
+        longest = max((len(answer.encode()) for answer in answers), default=0)
+        return rendered.model_copy(update={"max_answer_tokens": max(16, longest + 1)})
 
 
 def content_hash(tools: Sequence[Tool], splits: dict[str, list[Example]]) -> str:
