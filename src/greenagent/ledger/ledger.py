@@ -102,8 +102,8 @@ class Ledger:
         """Queues ``activity``; the future resolves when it is committed, with its place in the chain.
 
         The activity is copied: later changes to it do not matter. Raises `InputError` at once for what cannot be stored (NaN, a
-        naive time, joules below zero); the future raises `InputError` for an id that is taken and `EnvironmentalError` when the store refused. A
-        future that is cancelled before its batch began is not recorded.
+        naive time, joules below zero); the future raises `InputError` for an id that is taken and `EnvironmentalError` when the
+        store refused. A future that is cancelled before its batch began is not recorded.
         """
         commit = self._committer()
         check_sense(activity)
