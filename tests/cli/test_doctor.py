@@ -68,3 +68,17 @@ def test_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_zone_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENAGENT_ZONE", "Atlantis")
+    done = runner.invoke(app, ["doctor"])
+    assert "no     unknown zone in GREENAGENT_ZONE 'Atlantis'" in done.stdout
+    assert json.loads(runner.invoke(app, ["doctor", "--json"]).stdout)["zone"] is None
+    monkeypatch.setenv("GREENAGENT_ZONE", "germany")
+    assert "yes    DE (Germany)" in runner.invoke(app, ["doctor"]).stdout
+
+
+def test_sensors_read_only_when_asked_for_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenagent.measure.sensors.find_spec", lambda name: name)
+    assert "       amd: not tried: ask for it with --sensor amd" in runner.invoke(app, ["doctor"]).stdout

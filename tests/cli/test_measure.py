@@ -88,7 +88,7 @@ def test_errors_are_typed() -> None:
     assert run("--zone", "Germny", "--", "true").returncode == 2
     done = runner.invoke(app, ["measure", "--zone", "Germny", "--", "true"])
     assert isinstance(done.exception, InputError)
-    assert "GERMANY" in str(done.exception)
+    assert "DE (Germany)" in str(done.exception)
 
 
 @pytest.mark.parametrize(

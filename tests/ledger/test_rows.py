@@ -172,3 +172,18 @@ def test_a_record_of_a_newer_version_is_refused(make_activity):
 def test_time_text_sorts_as_time():
     times = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=n * 999_999) for n in range(50)]
     assert sorted(map(utc_text, reversed(times))) == [utc_text(t) for t in times]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"id": ""}, "id must not be empty"),
+        ({"energy": {"energy_j": -1.0}}, "energy_j must not be negative, and is -1.0"),
+        ({"prompt_tokens": -1}, "prompt_tokens must not be negative"),
+        ({"generated_tokens": -3}, "generated_tokens must not be negative"),
+        ({"ended_at": "2020-01-01T00:00:00Z"}, "ended_at must not be before started_at"),
+    ],
+)
+def test_what_cannot_have_happened_is_refused(path, make_activity, changes, complaint):
+    with open_ledger(path) as ledger, pytest.raises(InputError, match=complaint):
+        ledger.append(make_activity(**changes))

@@ -281,3 +281,18 @@ def test_an_altered_index_is_found_though_every_row_is_whole(copy):
     assert [p.kind for p in result.problems] == ["damaged"]
     assert "activities_started_at" in result.problems[0].message
     assert result.rows == 2 * ROWS
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        ("DROP TABLE activities", "its table 'activities' is gone"),
+        ("DROP TABLE checkpoints", "its table 'checkpoints' is gone"),
+        ("DELETE FROM greenagent_ledger_version", "the row that tells its version is gone"),
+    ],
+)
+def test_a_ledger_that_lost_a_part_is_damaged(copy, tamper, statement, complaint):
+    with tamper(copy) as connection:
+        connection.execute(statement)
+    with pytest.raises(IntegrityError, match=complaint):
+        verified(copy)

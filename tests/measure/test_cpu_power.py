@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,15 @@ def test_other_systems_have_a_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.name
     assert found.family is None
     assert match(found).level in ("generic", "model")
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"), [("100000 100000", 1), ("150000 100000", 2), ("max 100000", 64), ("odd", 64), ("5 0", 64)]
+)
+def test_a_control_group_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, threads: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("model name : x\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text(text)
+    assert detect(tmp_path).threads == threads

@@ -59,7 +59,7 @@ def test_without_duration_there_is_no_power() -> None:
 
 
 def test_an_unknown_zone_is_an_error_before_anything_runs() -> None:
-    with pytest.raises(InputError, match="did you mean 'FRANCE'"):
+    with pytest.raises(InputError, match=r"did you mean FR \(France\)"):
         greenagent.measure(zone="Frnce")
 
 

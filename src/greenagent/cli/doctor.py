@@ -43,24 +43,34 @@ def doctor(json_output: JsonFlag = False) -> None:
 
 
 def _facts() -> dict[str, Any]:
-    import os
     import platform
 
     from greenagent import __version__
     from greenagent.ledger import default_url
     from greenagent.measure.machine import machine_facts
-    from greenagent.measure.signals.intensity import ZONE_VARIABLE
 
     return {
         "greenagent": __version__,
         "python": platform.python_version(),
         **machine_facts(),
-        "zone": os.environ.get(ZONE_VARIABLE) or None,
+        **_zone(),
         "engines": {name: _version(name) for name in _ENGINES},
         "embedded_model": _embedded(),
         "ledger": _without_password(default_url()),
         "extras": _extras(),
     }
+
+
+def _zone() -> dict[str, Any]:
+    """The zone of the environment and what it stands for, or why it stands for nothing."""
+    from greenagent.core.errors import InputError
+    from greenagent.measure.signals.intensity import lookup
+
+    try:
+        found = lookup(None)
+    except InputError as error:
+        return {"zone": None, "zone_name": None, "zone_error": str(error)}
+    return {"zone": found and found.zone, "zone_name": found and found.name, "zone_error": None}
 
 
 def _version(distribution: str) -> str | None:
@@ -126,7 +136,8 @@ def _text(facts: dict[str, Any]) -> str:
         rows.append(
             ("" if i else "measure", *_answer(sensor["readable"], f"{sensor['name']}: {sensor['known'] or sensor['reason']}"))
         )
-    zone = facts["zone"] or "no zone, so no gCO2e: give --zone or set GREENAGENT_ZONE"
+    named = facts["zone"] and f"{facts['zone']} ({facts['zone_name']})"
+    zone = named or facts["zone_error"] or "no zone, so no gCO2e: give --zone or set GREENAGENT_ZONE"
     rows.append(("", *_answer(facts["zone"] is not None, zone)))
     for i, (name, version) in enumerate(facts["engines"].items()):
         detail = f"{name} {version or ''}".rstrip() + f" ({_ENGINES[name]})"
@@ -140,5 +151,7 @@ def _text(facts: dict[str, Any]) -> str:
     return "\n".join(f"{what:<11} {whether:<6} {detail}".rstrip() for what, whether, detail in rows)
 
 
-def _answer(good: bool, detail: str) -> tuple[str, str]:
+def _answer(good: bool | None, detail: str) -> tuple[str, str]:
+    if good is None:
+        return "", detail
     return ("yes" if good else "no", detail)

@@ -25,7 +25,7 @@ from greenagent.core.records import Activity, ActivityKind
 from greenagent.ledger.checkpoint import Checkpoint, heads, insert_checkpoint, make_checkpoint, signing_key
 from greenagent.ledger.commit import Entry, GroupCommit
 from greenagent.ledger.migrate import ensure_schema
-from greenagent.ledger.rows import StoredActivity, activity_of, row_of
+from greenagent.ledger.rows import StoredActivity, activity_of, check_sense, row_of
 from greenagent.ledger.schema import activities, utc_text
 from greenagent.ledger.store import Durability, Store, open_store, translated
 from greenagent.ledger.verify import Verification, verify
@@ -73,10 +73,13 @@ def open_ledger(
 
 @contextmanager
 def _errors(store: Store) -> Iterator[None]:
+    """The store's errors as ours; a value that a driver cannot turn into Python (text that is no UTF-8) is damage."""
     try:
         yield
     except SQLAlchemyError as error:
         raise translated(error, store) from error
+    except ValueError as error:
+        raise IntegrityError(f"the ledger {store.name} is damaged ({' '.join(str(error).split())})") from error
 
 
 class Ledger:
@@ -99,10 +102,11 @@ class Ledger:
         """Queues ``activity``; the future resolves when it is committed, with its place in the chain.
 
         The activity is copied: later changes to it do not matter. Raises `InputError` at once for what cannot be stored (NaN, a
-        naive time); the future raises `InputError` for an id that is taken and `EnvironmentalError` when the store refused. A
-        future that is cancelled before its batch began is not recorded.
+        naive time, joules below zero); the future raises `InputError` for an id that is taken and `EnvironmentalError` when the
+        store refused. A future that is cancelled before its batch began is not recorded.
         """
         commit = self._committer()
+        check_sense(activity)
         row = row_of(activity)
         try:
             stored = activity_of({**row, **_UNPLACED})

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from greenagent.core.errors import InputError
-from greenagent.ledger.schema import REVISIONS, VERSION_TABLE
+from greenagent.core.errors import InputError, IntegrityError
+from greenagent.ledger.schema import REVISIONS, VERSION_TABLE, activities, checkpoints
 from greenagent.ledger.store import Store
 
 __all__ = ["ensure_schema"]
@@ -18,7 +18,10 @@ _ADVISORY_LOCK = 0x677265656E6C6567  # "greenleg"
 
 
 def ensure_schema(store: Store, *, readonly: bool) -> None:
-    """Migrates ``store`` if it must be. Raises `InputError` for a newer schema or a database that is no ledger."""
+    """Migrates ``store`` if it must be.
+
+    Raises `InputError` for a newer schema or a database that is no ledger, `IntegrityError` for a ledger that lost a table.
+    """
     with store.engine.connect() as connection:
         found = _revision(connection, store)
     if found == REVISIONS[-1]:
@@ -42,6 +45,12 @@ def _revision(connection: sa.Connection, store: Store) -> str | None:
         found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one_or_none()
     elif store.is_sqlite and tables:
         raise InputError(f"{store.name} is a database of something else (it has the table {tables[0]!r}), not a ledger")
+    ours = {activities.name, checkpoints.name}
+    lost = sorted(ours - set(tables)) if found is not None else []
+    if lost:
+        raise IntegrityError(f"the ledger {store.name} is damaged: its table {lost[0]!r} is gone")
+    if found is None and VERSION_TABLE in tables and ours & set(tables):
+        raise IntegrityError(f"the ledger {store.name} is damaged: the row that tells its version is gone from {VERSION_TABLE!r}")
     if found is not None and found not in REVISIONS:
         raise InputError(
             f"the ledger {store.name} has schema {found}, and this greenagent knows none newer than {REVISIONS[-1]}: "

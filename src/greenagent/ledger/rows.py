@@ -21,7 +21,7 @@ from greenagent.core.errors import InputError, IntegrityError
 from greenagent.core.records import Activity
 from greenagent.ledger.schema import activities, utc_text
 
-__all__ = ["COLUMNS", "GENESIS", "Row", "StoredActivity", "activity_of", "chain_hash", "row_of"]
+__all__ = ["COLUMNS", "GENESIS", "Row", "StoredActivity", "activity_of", "chain_hash", "check_sense", "row_of"]
 
 Row = dict[str, Any]
 GENESIS = "0" * 64
@@ -132,6 +132,24 @@ _PLAIN = tuple(name for name in COLUMNS if name in StoredActivity.model_fields a
 
 def _provenance(kind: str | None, source: str | None, uncertainty: float | None) -> dict[str, Any] | None:
     return None if kind is None else {"kind": kind, "source": source, "relative_uncertainty": uncertainty}
+
+
+def check_sense(activity: Activity) -> None:
+    """Raises `InputError` for what nothing that ran can have: no id, an end before the start, joules or counts below zero."""
+    if not activity.id:
+        raise InputError("id must not be empty")
+    if activity.started_at.tzinfo and activity.ended_at.tzinfo and activity.ended_at < activity.started_at:
+        ended, started = activity.ended_at.isoformat(), activity.started_at.isoformat()
+        raise InputError(f"ended_at must not be before started_at: {ended} is before {started}")
+    energy = activity.energy
+    figures = {
+        "energy_j": energy.energy_j,
+        "prompt_tokens": activity.prompt_tokens,
+        "generated_tokens": activity.generated_tokens,
+    }
+    for name, value in figures.items():
+        if isinstance(value, (int, float)) and value < 0:
+            raise InputError(f"{name} must not be negative, and is {value}; what is not known is None")
 
 
 def _text(name: str, value: str | None) -> str | None:

@@ -190,7 +190,9 @@ def translated(error: SQLAlchemyError, store: Store) -> GreenagentError:
         return EnvironmentalError(f"no space left for the ledger {store.name}: free some and try again")
     if "not a database" in reason:
         return InputError(f"{store.name} is not a ledger ({reason})")
-    if "malformed" in reason or "UTF-8" in reason:
+    if any(sign in reason for sign in ("malformed", "UTF-8", "no such table", "no such column")) or (
+        "relation" in reason and "does not exist" in reason
+    ):
         return IntegrityError(f"the ledger {store.name} is damaged ({reason})")
     if "append-only" in reason:
         return InputError(reason)

@@ -7,6 +7,7 @@ hypervisor passes on even when it hides the name), else by a generic row with a 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import platform
 import re
@@ -35,7 +36,7 @@ _NOISE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """What this machine says of its CPU; ``threads`` are the hardware threads this process may run on."""
+    """What this machine says of its CPU; ``threads`` are the hardware threads this process may use, a whole number."""
 
     name: str
     vendor: str
@@ -140,7 +141,7 @@ def detect(root: Path | str = "/") -> Cpu:
     Raises:
         EnvironmentalError: the CPU's data cannot be read at all.
     """
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = _usable_threads(Path(root))
     memory_gb = psutil.virtual_memory().total / 1e9
     if not sys.platform.startswith("linux"):
         return Cpu(_other_name(), platform.machine(), None, None, None, threads, memory_gb, False)
@@ -157,6 +158,16 @@ def detect(root: Path | str = "/") -> Cpu:
         return Cpu(name, "ARM", implementer, part, None, threads, memory_gb, virtual)
     family, model, stepping = [_integer(facts.get(k)) for k in ("cpu family", "model", "stepping")]
     return Cpu(name, facts.get("vendor_id", "unknown"), family, model, stepping, threads, memory_gb, virtual)
+
+
+def _usable_threads(root: Path) -> int:
+    """The threads this process may run on, and no more than its control group lets it use at once (``cpu.max``, rounded up)."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        return threads if quota == "max" else max(1, min(threads, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError, ZeroDivisionError):  # no such group, or none that limits
+        return threads
 
 
 def _integer(text: str | None) -> int | None:

@@ -40,7 +40,7 @@ def test_the_environment_gives_the_zone(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_unknown_zone_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"unknown zone 'Germny'; did you mean 'GERMANY'"):
+    with pytest.raises(InputError, match=r"unknown zone 'Germny'; did you mean DE \(Germany\)"):
         lookup("Germny")
     with pytest.raises(InputError, match="give an ISO country code"):
         lookup("???")
@@ -60,3 +60,24 @@ def test_the_table_is_sane() -> None:
     world = lookup("WORLD")
     assert world is not None
     assert 450 < world.value_g_per_kwh < 510
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("Ivory Coast", "did you mean CI (Cote d'Ivoire)?"),
+        ("Côte d’Ivoire", "did you mean CI (Cote d'Ivoire)?"),
+        ("Deutschland", "did you mean DE (Germany)?"),
+        ("Deutschlnd", "did you mean DE (Germany)?"),
+        ("DE-LU", "did you mean DE (Germany)?"),
+        ("US-CAL-CISO", "did you mean US (United States)?"),
+        ("Guinea-Bisau", "did you mean GW (Guinea-Bissau)"),
+        ("Holland", "did you mean NL (Netherlands)?"),
+        ("XYZ", "the nearest are "),
+        ("???", "give an ISO country code such as DE, FR or US, or WORLD"),
+    ],
+)
+def test_whoever_asks_for_an_unknown_zone_is_told_a_known_one(asked: str, meant: str) -> None:
+    with pytest.raises(InputError) as caught:
+        lookup(asked)
+    assert meant in str(caught.value)

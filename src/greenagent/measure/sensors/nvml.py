@@ -21,6 +21,14 @@ _POWER_UNCERTAINTY = 0.05
 """NVML, nvmlDeviceGetPowerUsage: "accurate to within +/- 5% of current power draw"."""
 
 
+class _NoNvmlError(MissingExtraError):
+    """The extra ``gpu`` would serve models as well, so that the one package is named."""
+
+    def __init__(self) -> None:
+        super().__init__("nvidia-ml-py", "gpu", "reading NVIDIA GPUs")
+        self.args = ("reading NVIDIA GPUs needs 'nvidia-ml-py': pip install nvidia-ml-py",)
+
+
 @dataclass(slots=True)
 class _Board:
     handle: Any
@@ -129,4 +137,4 @@ def _load() -> Any:
     try:
         return importlib.import_module("pynvml")
     except ImportError as error:
-        raise MissingExtraError("nvidia-ml-py", "gpu", "reading NVIDIA GPUs") from error
+        raise _NoNvmlError from error

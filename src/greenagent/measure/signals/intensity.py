@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from greenagent.core.errors import InputError, nearest
+from greenagent.core.errors import InputError
 from greenagent.core.provenance import Provenance
+from greenagent.measure.signals.suggest import suggest
 
 __all__ = ["FACTOR_VERSION", "ZONE_VARIABLE", "Intensity", "lookup", "zones"]
 
@@ -80,7 +81,5 @@ def lookup(zone: str | None) -> Intensity | None:
     table = _table()
     found = table.get(" ".join(asked.split()).upper())
     if found is None:
-        close = nearest(asked.strip().upper(), table)
-        hint = close or "; give an ISO country code such as DE, FR or US, or WORLD"
-        raise InputError(f"unknown {origin} {asked!r}{hint}")
+        raise InputError(f"unknown {origin} {asked!r}{suggest(asked, {i.zone: i.name for i in zones()})}")
     return found
