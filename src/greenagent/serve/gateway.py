@@ -29,7 +29,7 @@ from greenagent.serve.dialect import dialect_for
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
 from greenagent.serve.keys import ApiKeys
 from greenagent.serve.metered import MeteredClient
-from greenagent.serve.problems import ApiError, as_api_error
+from greenagent.serve.problems import ApiError, as_api_error, engine_died
 from greenagent.serve.request import ChatRequest, parse_request
 from greenagent.serve.telemetry import Telemetry
 from greenagent.serve.tools_memo import ToolsMemo
@@ -164,6 +164,8 @@ class Gateway:
         )
 
     def _check_room(self) -> None:
+        if self.engine.restarting:
+            raise engine_died()
         if not self.engine.alive:
             raise ApiError(503, "the engine is not running; the server's log has the reason", code="engine_unavailable")
         most = self.settings.max_batch + self.settings.max_queue
@@ -311,12 +313,9 @@ def build_app(gateway: Gateway) -> ASGIApp:
         return _json(gateway.model_entry())
 
     async def health(request: Request) -> Response:
-        alive = gateway.engine.alive
-        return Response(
-            b'{"status":"ok"}' if alive else b'{"status":"engine is not running"}',
-            200 if alive else 503,
-            media_type="application/json",
-        )
+        engine = gateway.engine
+        status = b"ok" if engine.alive else b"engine is being restarted" if engine.restarting else b"engine is not running"
+        return Response(b'{"status":"%s"}' % status, 200 if engine.alive else 503, media_type="application/json")
 
     async def metrics(request: Request) -> Response:
         gateway.authorize(request)

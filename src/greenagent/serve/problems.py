@@ -8,7 +8,7 @@ exception class.
 | 404 | unknown model or path | ``NotFoundError`` |
 | 429 | the queue is full (``retry-after`` set) | ``RateLimitError`` |
 | 500 | `GreenagentError` | ``InternalServerError`` |
-| 503 | `EngineError`: the engine died | ``InternalServerError`` |
+| 503 | `EngineError`: the engine died or gave a request up | ``InternalServerError`` |
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from greenagent.core.errors import EngineError, GreenagentError, InputError, RequestError
+from greenagent.engines.worker import WorkerDiedError
 
-__all__ = ["ApiError", "as_api_error"]
+__all__ = ["ApiError", "as_api_error", "engine_died"]
 
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -52,6 +53,12 @@ class ApiError(Exception):
         return json.dumps(self.body(), ensure_ascii=False).encode("utf-8", "replace")
 
 
+def engine_died() -> ApiError:
+    """What clients hear of a crash; the worker's last words are for the log."""
+    message = "the engine died; it is being restarted"
+    return ApiError(503, message, code="engine_unavailable", headers={"retry-after": "5"})
+
+
 def as_api_error(error: Exception) -> ApiError:
     """Any error as the answer a client gets; what is not ours says no more than that it happened."""
     if isinstance(error, ApiError):
@@ -60,6 +67,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, str(error), param=error.param, code="invalid_value")
     if isinstance(error, InputError):
         return ApiError(400, str(error), code="invalid_value")
+    if isinstance(error, WorkerDiedError):
+        return engine_died()
     if isinstance(error, EngineError):
         return ApiError(503, str(error), code="engine_unavailable")
     if isinstance(error, GreenagentError):
