@@ -21,6 +21,7 @@ from greenagent.serve.answer import AnswerReader, CompactReader, JsonCallReader,
 from greenagent.serve.grammar import calls_grammar, json_call_grammar, json_schema_grammar, label_grammar
 from greenagent.serve.problems import ApiError
 from greenagent.serve.request import ChatRequest, to_messages
+from greenagent.serve.schemas import check_size
 from greenagent.serve.toolset import Toolset, Toolsets
 
 __all__ = ["ChatDialect", "Dialect", "Plan", "SpecialisedDialect", "dialect_for"]
@@ -178,6 +179,7 @@ class ChatDialect:
             return toolset.valid(call) and request.named_tool in (None, call.name)
 
         def forced(left: int) -> EngineRequest:
+            toolset.check_enforceable(tools)
             return base.model_copy(update={"grammar": json_call_grammar(tools), "max_tokens": left, "stop": []})
 
         if request.choice == "auto":
@@ -191,4 +193,6 @@ class ChatDialect:
         if wanted is None or wanted.type == "text":
             return None
         schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema.schema_
-        return json_schema_grammar(schema)
+        grammar = json_schema_grammar(schema)
+        check_size(schema, "response_format.json_schema.schema", "response_format")
+        return grammar
