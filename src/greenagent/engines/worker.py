@@ -9,7 +9,7 @@ from typing import Any
 
 from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
 from greenagent.core.errors import EngineError, GreenagentError, RequestError
-from greenagent.engines.base import EngineSettings, default_threads
+from greenagent.engines.base import EngineSettings, PromptTooLongError, default_threads
 from greenagent.engines.process import WorkerProcess, describe_exit
 from greenagent.engines.registry import find_engine
 from greenagent.engines.wire import FrameBuffer, event_from_row, frame, rebuild_error, report_from_row
@@ -202,10 +202,11 @@ class WorkerClient:
                 queue = self._waiting.get(row[0])
                 if queue is not None:
                     queue.put_nowait(event_from_row(row))
-        elif kind == "refused":
+        elif kind in ("refused", "too long"):
             queue = self._waiting.get(message[1])
             if queue is not None:
-                queue.put_nowait(RequestError(message[2], message[3]))
+                refusal = RequestError if kind == "refused" else PromptTooLongError
+                queue.put_nowait(refusal(message[2], message[3]))
         elif kind == "progress" and self._on_progress is not None:
             self._on_progress(message[1])
         elif kind == "ready" and not self._ready.done():

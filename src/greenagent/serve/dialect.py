@@ -32,10 +32,11 @@ DEFAULT_CHAT_TOKENS = 1024
 
 @dataclass(slots=True)
 class Plan:
-    """The first generation to ask for, and who reads it."""
+    """The first generation to ask for, who reads it, and which parameter its grammar comes from."""
 
     request: EngineRequest
     reader: AnswerReader
+    grammar_from: str = "tools"
 
 
 class Dialect(Protocol):
@@ -165,7 +166,7 @@ class ChatDialect:
         base.messages = to_messages(request)
         grammar = self._format(request)
         if toolset is None or request.choice == "none":
-            return Plan(base.model_copy(update={"grammar": grammar}), TextReader())
+            return Plan(base.model_copy(update={"grammar": grammar}), TextReader(), "response_format")
         if grammar is not None:
             raise RequestError("response_format with JSON and tools together needs tool_choice 'none'", "response_format")
         return self._plan_tools(request, base, toolset)

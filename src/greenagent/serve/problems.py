@@ -8,6 +8,7 @@ exception class.
 | 404 | unknown model or path | ``NotFoundError`` |
 | 429 | the queue is full (``retry-after`` set) | ``RateLimitError`` |
 | 500 | `GreenagentError` | ``InternalServerError`` |
+| 405 | a method the path does not have (``allow`` set) | ``APIStatusError`` |
 | 503 | `EngineError`: the engine died or gave a request up | ``InternalServerError`` |
 """
 
@@ -17,7 +18,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.responses import Response
+
 from greenagent.core.errors import EngineError, GreenagentError, InputError, RequestError
+from greenagent.engines.base import PromptTooLongError
 from greenagent.engines.worker import WorkerDiedError
 
 __all__ = ["ApiError", "as_api_error", "engine_died"]
@@ -52,6 +56,10 @@ class ApiError(Exception):
         """The error object as JSON."""
         return json.dumps(self.body(), ensure_ascii=False).encode("utf-8", "replace")
 
+    def response(self) -> Response:
+        """The whole HTTP answer."""
+        return Response(self.body_bytes(), self.status, media_type="application/json", headers=self.headers)
+
 
 def engine_died() -> ApiError:
     """What clients hear of a crash; the worker's last words are for the log."""
@@ -63,6 +71,8 @@ def as_api_error(error: Exception) -> ApiError:
     """Any error as the answer a client gets; what is not ours says no more than that it happened."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, PromptTooLongError):
+        return ApiError(400, str(error), param=error.param, code="context_length_exceeded")
     if isinstance(error, RequestError):
         return ApiError(400, str(error), param=error.param, code="invalid_value")
     if isinstance(error, InputError):
