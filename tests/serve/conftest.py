@@ -37,6 +37,7 @@ class ScriptedWorker:
         self.script = script
         self.token_s = token_s
         self.alive = True
+        self.restarting = False
         self.pid = 0
         self.facts: dict[str, Any] = {"engine": "scripted"}
         self.on_step: Callable[[StepReport], None] | None = None

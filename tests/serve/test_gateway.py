@@ -7,8 +7,9 @@ from typing import Any
 import openai
 import pytest
 
-from greenagent.core.errors import EnvironmentalError
+from greenagent.core.errors import EnvironmentalError, RequestError
 from greenagent.core.interface import Interface
+from greenagent.engines.base import PromptTooLongError
 from greenagent.serve.keys import ApiKeys
 
 ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
@@ -206,6 +207,7 @@ async def test_what_is_not_json_or_too_large_is_refused(serve: Any) -> None:
         wrong_path = await http.get("/v1/nothing")
         wrong_method = await http.get("/v1/chat/completions")
     assert [r.status_code for r in (plain, broken, large, wrong_path, wrong_method)] == [415, 400, 413, 404, 405]
+    assert (wrong_method.json()["error"]["code"], wrong_method.headers["allow"]) == ("method_not_allowed", "POST")
     for response in (plain, broken, large, wrong_path, wrong_method):
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
@@ -257,3 +259,51 @@ async def test_messages_reach_the_engine_whole(serve: Any) -> None:
     assert request.messages[1].content == "say hello"
     assert request.messages[2].tool_calls[0].arguments == {"n": 1}
     assert (request.stop, request.seed, request.top_p, request.temperature) == (["end"], 7, 0.5, 0.25)
+
+
+def refusing(error: Exception) -> Any:
+    def script(request: Any) -> str:
+        raise error
+
+    return script
+
+
+@pytest.mark.parametrize("param", ["tools", "response_format"])
+async def test_a_bad_grammar_is_named_by_what_it_came_from(serve: Any, param: str) -> None:
+    served = await serve(refusing(RequestError("the grammar does not compile", "grammar")))
+    tools = [{"type": "function", "function": {"name": "ping"}}]
+    asked: dict[str, Any] = {"tools": tools, "tool_choice": "required"}
+    if param == "response_format":
+        asked = {"response_format": {"type": "json_object"}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        await served.openai().chat.completions.create(**ASK, **asked)
+    assert refused.value.param == param
+
+
+async def test_what_the_engine_refuses_is_counted_as_refused(serve: Any) -> None:
+    served = await serve(refusing(PromptTooLongError(9000, 8192)))
+    with pytest.raises(openai.BadRequestError, match="9000 tokens; at most 8192") as refused:
+        await served.openai().chat.completions.create(**ASK)
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+    metrics = served.gateway.metrics().decode()
+    assert 'outcome="refused"} 1.0' in metrics
+    assert 'outcome="error"' not in metrics
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_given_up_ends_with_an_error(serve: Any, stream: bool) -> None:
+    served = await serve(" ".join(["word"] * 500), token_s=0.01)
+    async with served.http() as http:
+        asking = asyncio.create_task(http.post("/v1/chat/completions", json=ASK | {"stream": stream}))
+        while served.worker.words_sent < 3:
+            await asyncio.sleep(0.01)
+        served.gateway.give_up()
+        answer = await asking
+    if stream:
+        assert answer.status_code == 200
+        error = json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))["error"]
+    else:
+        assert answer.status_code == 503
+        error = answer.json()["error"]
+    assert error["code"] == "server_stopping"
+    assert [a.outcome for a in served.ledger.activities] == ["error"]

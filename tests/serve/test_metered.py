@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import signal
 from typing import Any
 
 import httpx
@@ -24,6 +26,7 @@ class _NoWorker:
     """A worker that is never asked: its steps and CPU times are made up by the test."""
 
     alive = True
+    restarting = False
     pid = 0
 
     def __init__(self) -> None:
@@ -208,3 +211,38 @@ def test_two_generations_of_a_request_are_on_one_account() -> None:
     assert seen == ["a", "a+1"]
     assert energy.engine_j == pytest.approx(10.0)
     assert energy.overhead_j == pytest.approx(0.0)
+
+
+async def test_a_killed_worker_is_replaced_and_every_joule_stays_in_the_books() -> None:
+    engine = await open_metered("stub", engine="stub", options={"burn_s": 0.002, "tokens": 100_000})
+    recorded: list[Any] = []
+
+    class Log:
+        async def arecord(self, activity: Any) -> None:
+            recorded.append(activity)
+
+    transport = httpx.ASGITransport(build_app(Gateway(GatewaySettings(model="stub"), engine, Log())))
+    body = {"model": "stub", "messages": [{"role": "user", "content": "a word"}]}
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+            cut_off = asyncio.create_task(http.post("/v1/chat/completions", json=body | {"max_tokens": 100_000}))
+            await asyncio.sleep(0.3)
+            first = engine.pid
+            os.kill(first, signal.SIGKILL)
+            answer = await cut_off
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
+            assert answer.json()["error"]["message"] == "the engine died; it is being restarted"
+            assert (await http.get("/healthz")).status_code == 503
+            assert (await http.post("/v1/chat/completions", json=body)).status_code == 503
+            while not engine.alive:
+                await asyncio.sleep(0.02)
+            assert (await http.get("/healthz")).status_code == 200
+            assert (await http.post("/v1/chat/completions", json=body | {"max_tokens": 5})).status_code == 200
+        assert engine.pid != first
+        recorded.append(idle_activity(engine, model="stub", host=None))
+        total_j = engine.total_j
+    finally:
+        await engine.aclose()
+    assert [a.outcome for a in recorded] == ["error", "ok", "ok"]
+    assert recorded[1].energy.engine_j > 0  # the new process's CPU time is read
+    assert math.fsum(a.energy.energy_j for a in recorded) == pytest.approx(total_j, rel=1e-6)

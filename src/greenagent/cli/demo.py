@@ -32,7 +32,7 @@ def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where models, ledger and report go.")] = Path("out/demo"),
     recipe: Annotated[Path | None, typer.Option(help="Another recipe than the demo's own.")] = None,
     zone: Annotated[str, typer.Option(help="Grid zone for carbon; WORLD is the world's average.")] = "WORLD",
-    limit: Annotated[int | None, typer.Option(help="Replay this many requests at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Replay this many requests at most.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make the models again, even if they are there.")] = False,
     as_json: JsonFlag = False,
 ) -> None:

@@ -8,6 +8,7 @@
 | `openvino`, `torch_engine`, `stub` | the engines; `remote` is a client of somebody else's |
 | `answer`, `tokenization`, `chat`, `admission`, `grammar` | their parts: growing answers, tokens, templates, cache, grammars |
 | `worker`, `worker_main`, `wire`, `process` | `worker.WorkerClient`, the process it talks to, messages, start and end |
+| `restart` | a worker that is started again when it dies |
 
 An engine that holds the interpreter lock while it computes must not share a process with a gateway: hence the worker.
 Not here: energy (`measure`), HTTP serving (`serve`). Importing this package loads no engine.

@@ -11,11 +11,20 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from greenagent.core.engine import Engine
-from greenagent.core.errors import InputError, nearest
+from greenagent.core.errors import InputError, RequestError, nearest
 
-__all__ = ["EngineFactory", "EngineSettings", "StepEngine", "default_threads", "parse_options"]
+__all__ = ["EngineFactory", "EngineSettings", "PromptTooLongError", "StepEngine", "default_threads", "parse_options"]
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+class PromptTooLongError(RequestError):
+    """The prompt has more tokens than the model or the cache takes."""
+
+    def __init__(self, tokens: int, most: int) -> None:
+        super().__init__(f"the prompt has {tokens} tokens; at most {most} fit", "messages")
+        self.tokens = tokens
+        self.most = most
 
 
 def default_threads() -> int:

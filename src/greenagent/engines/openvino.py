@@ -21,7 +21,7 @@ from greenagent.core.engine import EngineRequest, FinishReason, TokenEvent
 from greenagent.core.errors import InputError, MissingExtraError, ModelError, RequestError, nearest
 from greenagent.engines.admission import Admission
 from greenagent.engines.answer import Answer
-from greenagent.engines.base import EngineSettings, parse_options
+from greenagent.engines.base import EngineSettings, PromptTooLongError, parse_options
 from greenagent.engines.chat import knows_tools, template_messages
 from greenagent.engines.grammar import GrammarCheck, reason_of
 from greenagent.engines.models import ModelRef, resolve_model
@@ -107,7 +107,7 @@ class OpenVinoEngine:
         if not ids:
             raise RequestError("the prompt is empty", "messages")
         if room < 1:
-            raise RequestError(f"the prompt has {len(ids)} tokens; at most {len(ids) + room - 1} fit", "messages")
+            raise PromptTooLongError(len(ids), len(ids) + room - 1)
         config = self._config(request, min(request.max_tokens, room))
         answer = Answer(request, len(ids), self._codec.decode, self._end_ids)
         self._answers[request.request_id] = (answer, ids, config)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from greenagent.core.engine import EngineRequest, TokenEvent
 from greenagent.core.errors import InputError, MissingExtraError, ModelError, RequestError
 from greenagent.engines.answer import Answer
-from greenagent.engines.base import EngineSettings, parse_options
+from greenagent.engines.base import EngineSettings, PromptTooLongError, parse_options
 from greenagent.engines.chat import knows_tools, template_messages
 from greenagent.engines.models import ModelRef, resolve_model
 
@@ -92,7 +92,7 @@ class TorchEngine:
         if not ids:
             raise RequestError("the prompt is empty", "messages")
         if self._context and len(ids) >= self._context:
-            raise RequestError(f"the prompt has {len(ids)} tokens; at most {self._context - 1} fit", "messages")
+            raise PromptTooLongError(len(ids), self._context - 1)
         if self._context and len(ids) + request.max_tokens > self._context:
             request = request.model_copy(update={"max_tokens": self._context - len(ids)})
         generator = self._torch.Generator()

@@ -8,7 +8,7 @@ Pickle because both ends are the same interpreter and program, and the socket pa
 | ``("load", settings)`` first | ``("progress", text)``, then ``("ready", facts)`` or ``("failed", class, message)`` |
 | ``("generate", request JSON)`` | ``("step", report, events)``: all events of one step in one frame |
 | ``("cancel", request id)`` | ``("refused", request id, message, parameter)`` |
-| ``("quit",)`` or the end of the stream | |
+| ``("quit",)`` or the end of the stream | ``("too long", request id, tokens, most)`` |
 """
 
 from __future__ import annotations

@@ -9,16 +9,20 @@ from typing import Any
 
 from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
 from greenagent.core.errors import EngineError, GreenagentError, RequestError
-from greenagent.engines.base import EngineSettings, default_threads
+from greenagent.engines.base import EngineSettings, PromptTooLongError, default_threads
 from greenagent.engines.process import WorkerProcess, describe_exit
 from greenagent.engines.registry import find_engine
 from greenagent.engines.wire import FrameBuffer, event_from_row, frame, rebuild_error, report_from_row
 
-__all__ = ["WorkerClient"]
+__all__ = ["WorkerClient", "WorkerDiedError"]
 
 _GRACE_S = 5.0
 _GRACE_LOADING_S = 0.5
 OnStep = Callable[[StepReport], None]
+
+
+class WorkerDiedError(EngineError):
+    """The worker process ended by itself; the message has its exit code and last words."""
 
 
 class _Link(asyncio.Protocol):
@@ -40,7 +44,7 @@ class WorkerClient:
     """Implements `greenagent.core.engine.EngineClient` around a worker process; belongs to one event loop.
 
     Start it with `WorkerClient.start`, end it with `aclose` (or use it as an async context manager). When the worker dies, every
-    waiting and every later `generate` raises `EngineError` with the exit code and the worker's last words.
+    waiting and every later `generate` raises `WorkerDiedError`. Nothing starts it again: see `greenagent.engines.restart`.
     """
 
     def __init__(self, process: WorkerProcess, on_step: OnStep | None, on_progress: Callable[[str], None] | None) -> None:
@@ -51,7 +55,8 @@ class WorkerClient:
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._death: str | None = None
+        self._death: EngineError | None = None
+        self._gone = asyncio.Event()
         self._closing = False
         self._ended = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
@@ -119,11 +124,12 @@ class WorkerClient:
 
         Raises:
             RequestError: the engine cannot answer it as asked, or its id is already in use.
-            EngineError: the worker is dead or dies, or the engine gave the request up.
+            WorkerDiedError: the worker is dead or dies.
+            EngineError: the engine gave the request up, or the worker was closed.
         """
         request_id = request.request_id
         if self._death is not None or self._closing:
-            raise EngineError(self._death or "the engine worker was closed")
+            raise _copy(self._death or _closed())
         if (request.prompt is None) == (request.messages is None):
             raise RequestError("exactly one of prompt and messages must be given", "messages")
         if request_id in self._waiting:
@@ -151,6 +157,11 @@ class WorkerClient:
         if self._death is None and not self._closing:
             self._send("cancel", request_id)
 
+    async def gone(self) -> str:
+        """Waits until the worker has ended, and says why."""
+        await self._gone.wait()
+        return str(self._death)
+
     async def aclose(self) -> None:
         """Ends the worker: asks it, and kills it if it does not listen. Waiting requests get an `EngineError`."""
         if self._closing:
@@ -163,7 +174,7 @@ class WorkerClient:
             self._transport.close()
         self._closing = True
         await asyncio.to_thread(self._process.end, _GRACE_S if self.facts else _GRACE_LOADING_S)
-        self._fail(self._death or "the engine worker was closed")
+        self._fail(_closed())
         if self._reaper is not None:
             await self._reaper
         self._ended.set()
@@ -191,10 +202,11 @@ class WorkerClient:
                 queue = self._waiting.get(row[0])
                 if queue is not None:
                     queue.put_nowait(event_from_row(row))
-        elif kind == "refused":
+        elif kind in ("refused", "too long"):
             queue = self._waiting.get(message[1])
             if queue is not None:
-                queue.put_nowait(RequestError(message[2], message[3]))
+                refusal = RequestError if kind == "refused" else PromptTooLongError
+                queue.put_nowait(refusal(message[2], message[3]))
         elif kind == "progress" and self._on_progress is not None:
             self._on_progress(message[1])
         elif kind == "ready" and not self._ready.done():
@@ -209,12 +221,23 @@ class WorkerClient:
     async def _reap(self) -> None:
         code = await asyncio.to_thread(self._process.end, _GRACE_S)
         words = self._process.last_words()
-        self._fail(f"the engine worker {self.pid} ended ({describe_exit(code)})" + (f": {words}" if words else ""))
+        reason = f"the engine worker {self.pid} ended ({describe_exit(code)})" + (f": {words}" if words else "")
+        self._fail(WorkerDiedError(reason))
 
-    def _fail(self, reason: str) -> None:
-        self._death = self._death or reason
+    def _fail(self, error: EngineError) -> None:
+        self._death = self._death or error
         if not self._ready.done():
-            self._ready.set_exception(EngineError(reason))
+            self._ready.set_exception(_copy(self._death))
             self._ready.exception()  # marks it as seen: start() may be gone
         for queue in self._waiting.values():
-            queue.put_nowait(EngineError(reason))
+            queue.put_nowait(_copy(self._death))
+        self._gone.set()
+
+
+def _closed() -> EngineError:
+    return EngineError("the engine worker was closed")
+
+
+def _copy(error: EngineError) -> EngineError:
+    """The same error for one more reader: a raised one collects the traceback of whoever raised it."""
+    return type(error)(str(error))

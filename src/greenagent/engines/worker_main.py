@@ -16,7 +16,7 @@ from typing import Any
 from greenagent.core.engine import EngineRequest, StepReport
 from greenagent.core.errors import EngineError, GreenagentError, RequestError
 from greenagent.core.heap import settle_heap
-from greenagent.engines.base import EngineSettings, StepEngine
+from greenagent.engines.base import EngineSettings, PromptTooLongError, StepEngine
 from greenagent.engines.registry import create_engine
 from greenagent.engines.wire import FrameBuffer, event_to_row, frame, report_to_row
 
@@ -84,6 +84,8 @@ class Worker:
     def _submit(self, request: EngineRequest) -> None:
         try:
             self._engine.submit(request)
+        except PromptTooLongError as error:
+            self._channel.send("too long", request.request_id, error.tokens, error.most)
         except RequestError as error:
             self._channel.send("refused", request.request_id, str(error), error.param)
 

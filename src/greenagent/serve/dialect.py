@@ -21,6 +21,7 @@ from greenagent.serve.answer import AnswerReader, CompactReader, JsonCallReader,
 from greenagent.serve.grammar import calls_grammar, json_call_grammar, json_schema_grammar, label_grammar
 from greenagent.serve.problems import ApiError
 from greenagent.serve.request import ChatRequest, to_messages
+from greenagent.serve.schemas import check_size
 from greenagent.serve.toolset import Toolset, Toolsets
 
 __all__ = ["ChatDialect", "Dialect", "Plan", "SpecialisedDialect", "dialect_for"]
@@ -31,10 +32,11 @@ DEFAULT_CHAT_TOKENS = 1024
 
 @dataclass(slots=True)
 class Plan:
-    """The first generation to ask for, and who reads it."""
+    """The first generation to ask for, who reads it, and which parameter its grammar comes from."""
 
     request: EngineRequest
     reader: AnswerReader
+    grammar_from: str = "tools"
 
 
 class Dialect(Protocol):
@@ -164,7 +166,7 @@ class ChatDialect:
         base.messages = to_messages(request)
         grammar = self._format(request)
         if toolset is None or request.choice == "none":
-            return Plan(base.model_copy(update={"grammar": grammar}), TextReader())
+            return Plan(base.model_copy(update={"grammar": grammar}), TextReader(), "response_format")
         if grammar is not None:
             raise RequestError("response_format with JSON and tools together needs tool_choice 'none'", "response_format")
         return self._plan_tools(request, base, toolset)
@@ -178,6 +180,7 @@ class ChatDialect:
             return toolset.valid(call) and request.named_tool in (None, call.name)
 
         def forced(left: int) -> EngineRequest:
+            toolset.check_enforceable(tools)
             return base.model_copy(update={"grammar": json_call_grammar(tools), "max_tokens": left, "stop": []})
 
         if request.choice == "auto":
@@ -191,4 +194,6 @@ class ChatDialect:
         if wanted is None or wanted.type == "text":
             return None
         schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema.schema_
-        return json_schema_grammar(schema)
+        grammar = json_schema_grammar(schema)
+        check_size(schema, "response_format.json_schema.schema", "response_format")
+        return grammar

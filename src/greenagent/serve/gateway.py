@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,19 +20,20 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from greenagent.core.clock import Clock, SystemClock
-from greenagent.core.errors import GreenagentError, InputError
+from greenagent.core.errors import GreenagentError, InputError, RequestError
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity, Energy
-from greenagent.serve.answer import CallDelta
 from greenagent.serve.dialect import dialect_for
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
 from greenagent.serve.keys import ApiKeys
 from greenagent.serve.metered import MeteredClient
-from greenagent.serve.problems import ApiError, as_api_error
+from greenagent.serve.patient import PatientLog
+from greenagent.serve.problems import ApiError, as_api_error, engine_died
 from greenagent.serve.request import ChatRequest, parse_request
+from greenagent.serve.streaming import EventStream
 from greenagent.serve.telemetry import Telemetry
 from greenagent.serve.tools_memo import ToolsMemo
-from greenagent.serve.wire import ChunkWriter, completion_body
+from greenagent.serve.wire import completion_body
 
 __all__ = ["Gateway", "GatewaySettings", "build_app"]
 
@@ -65,13 +65,13 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.engine = engine
-        self._ledger = ledger
+        self.log = PatientLog(ledger)
         self._clock = clock or SystemClock()
         self._dialect = dialect_for(settings.interface)
         self._memo = ToolsMemo()
-        self._in_flight = 0
+        self._running: set[Generation] = set()
         self._created = int(time.time())
-        self.telemetry = Telemetry(settings.model, lambda: self._in_flight, settings.max_batch)
+        self.telemetry = Telemetry(settings.model, lambda: len(self._running), settings.max_batch)
 
     def authorize(self, request: Request) -> None:
         """Lets the request pass, or raises the 401."""
@@ -91,12 +91,12 @@ class Gateway:
             plan = self._dialect.plan(body, generation_id)
         except (ApiError, GreenagentError) as error:
             self.telemetry.refused()
-            return _problem(as_api_error(error))
+            return as_api_error(error).response()
         account = self.engine.open(generation_id)
-        self._in_flight += 1
         generation = Generation(plan, account, clock=self._clock, started_at=started_at, started_s=started_s)
+        self._running.add(generation)
         if body.stream:
-            return _EventStream(self, generation, body)
+            return EventStream(self, generation, body)
         return await self._answer(generation, body, request.receive)
 
     async def _answer(self, generation: Generation, body: ChatRequest, receive: Receive) -> Response:
@@ -105,7 +105,7 @@ class Gateway:
             deltas = [delta async for delta in generation.deltas()]
             await self.settle(generation, "cancelled" if generation.cancelled else "ok", stream=False)
         except Exception as error:
-            return _problem(await self.failed(generation, error, stream=False))
+            return (await self.failed(generation, error, stream=False)).response()
         finally:
             watch.stop()
             await self.leave(generation, stream=False)
@@ -113,17 +113,23 @@ class Gateway:
             completion_body(self.settings.model, generation, deltas, bool(body.logprobs)), media_type="application/json"
         )
 
-    async def settle(self, generation: Generation, outcome: Outcome, *, stream: bool) -> None:
+    async def settle(self, generation: Generation, outcome: Outcome, *, stream: bool, refused: bool = False) -> None:
         """Closes the request's energy account and waits for its commit; then counts it in the metrics."""
+        counted: str = "refused" if refused else outcome
         try:
-            await generation.settle(outcome, self._ledger, partial(self._describe, stream))
+            await generation.settle(outcome, self.log, partial(self._describe, stream))
         except GreenagentError:
-            outcome = "error"
+            counted = "error"
             raise
         finally:
-            self._count(generation, outcome)
+            self._count(generation, counted)
 
-    def _count(self, generation: Generation, outcome: Outcome) -> None:
+    def give_up(self) -> None:
+        """Ends all answers in flight with an error, since the server has to stop."""
+        for generation in self._running:
+            generation.give_up(ApiError(503, "the server is stopping; ask again in a moment", code="server_stopping"))
+
+    def _count(self, generation: Generation, outcome: str) -> None:
         self.telemetry.finished(
             outcome,
             generation.energy,
@@ -135,19 +141,21 @@ class Gateway:
 
     async def failed(self, generation: Generation, error: Exception, *, stream: bool) -> ApiError:
         """Records a request that failed and gives the error to answer with."""
+        if isinstance(error, RequestError) and error.param == "grammar":
+            error = RequestError(str(error), generation.grammar_from)
         problem = as_api_error(error)
         if problem.status >= 500:
             _log.error("request %s failed: %s", generation.id, error, exc_info=not isinstance(error, GreenagentError | ApiError))
         if not generation.settled:
             try:
-                await self.settle(generation, "error", stream=stream)
+                await self.settle(generation, "error", stream=stream, refused=problem.status == 400)
             except GreenagentError as unrecorded:
                 _log.error("request %s could not be recorded: %s", generation.id, unrecorded)
         return problem
 
     async def leave(self, generation: Generation, *, stream: bool) -> None:
         """The request is over, however it ended; one that was torn down in the middle is recorded as cancelled."""
-        self._in_flight -= 1
+        self._running.discard(generation)
         if not generation.settled:
             await self.settle(generation, "cancelled", stream=stream)
 
@@ -164,10 +172,12 @@ class Gateway:
         )
 
     def _check_room(self) -> None:
+        if self.engine.restarting:
+            raise engine_died()
         if not self.engine.alive:
             raise ApiError(503, "the engine is not running; the server's log has the reason", code="engine_unavailable")
         most = self.settings.max_batch + self.settings.max_queue
-        if self._in_flight >= most:
+        if len(self._running) >= most:
             raise ApiError(
                 429,
                 f"{most} requests are in flight already; try again in a second",
@@ -216,54 +226,6 @@ class Gateway:
         return self.telemetry.render(self.engine.idle_j, self.engine.total_j, self.engine.provenance.kind)
 
 
-class _EventStream(Response):
-    """A streamed answer. Its last chunks are sent only when the activity is committed; a client that leaves cancels the
-    engine's work."""
-
-    def __init__(self, gateway: Gateway, generation: Generation, body: ChatRequest) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        del self.headers["content-length"]
-        self._gateway = gateway
-        self._generation = generation
-        self._writer = ChunkWriter(gateway.settings.model, generation, usage=body.include_usage, logprobs=bool(body.logprobs))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watch = DisconnectWatch(receive, self._generation.cancel)
-        try:
-            await self._respond(scope, receive, send)
-        finally:
-            watch.stop()
-            await self._gateway.leave(self._generation, stream=True)
-
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the events. The status waits for the first of them, so that what the engine refuses is an error and no stream."""
-        begun = False
-        try:
-            async with aclosing(self._generation.deltas()) as deltas:
-                async for delta in deltas:
-                    part = self._writer.call(delta) if isinstance(delta, CallDelta) else self._writer.text(delta)
-                    await self._send(send, part if begun else self._writer.opening() + part, first=not begun)
-                    begun = True
-            await self._gateway.settle(self._generation, "cancelled" if self._generation.cancelled else "ok", stream=True)
-            part = self._writer.ending()
-        except Exception as error:
-            problem = await self._gateway.failed(self._generation, error, stream=True)
-            if not begun:
-                await _problem(problem)(scope, receive, send)
-                return
-            part = b"data: " + problem.body_bytes() + b"\n\n"
-        await self._send(send, part if begun else self._writer.opening() + part, first=not begun, last=True)
-
-    async def _send(self, send: Send, body: bytes, *, first: bool, last: bool = False) -> None:
-        if first:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": body, "more_body": not last})
-
-
-def _problem(error: ApiError) -> Response:
-    return Response(error.body_bytes(), error.status, media_type="application/json", headers=error.headers)
-
-
 def _json(data: dict[str, Any]) -> Response:
     return Response(json.dumps(data, ensure_ascii=False).encode(), media_type="application/json")
 
@@ -289,7 +251,7 @@ class _ShortWay:
             return  # the client left before its request was whole: nothing was begun, and nobody listens
         except Exception as error:
             _log.exception("a chat request failed before its answer began")
-            response = _problem(as_api_error(error))
+            response = as_api_error(error).response()
         await response(scope, receive, send)
 
 
@@ -311,25 +273,23 @@ def build_app(gateway: Gateway) -> ASGIApp:
         return _json(gateway.model_entry())
 
     async def health(request: Request) -> Response:
-        alive = gateway.engine.alive
-        return Response(
-            b'{"status":"ok"}' if alive else b'{"status":"engine is not running"}',
-            200 if alive else 503,
-            media_type="application/json",
-        )
+        engine = gateway.engine
+        status = b"ok" if engine.alive else b"engine is being restarted" if engine.restarting else b"engine is not running"
+        return Response(b'{"status":"%s"}' % status, 200 if engine.alive else 503, media_type="application/json")
 
     async def metrics(request: Request) -> Response:
         gateway.authorize(request)
         return Response(gateway.metrics(), media_type=gateway.telemetry.content_type)
 
     async def on_problem(request: Request, error: Exception) -> Response:
-        return _problem(as_api_error(error))
+        return as_api_error(error).response()
 
     async def on_http(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        return _problem(
-            ApiError(status, f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}", code="unknown_url")
-        )
+        if not isinstance(error, HTTPException):
+            return as_api_error(error).response()
+        code = "method_not_allowed" if error.status_code == 405 else "unknown_url"
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return ApiError(error.status_code, message, code=code, headers=error.headers).response()
 
     app.add_route(_CHAT_PATH, gateway.chat, methods=["POST"])  # for the answers to other methods
     app.add_route("/v1/models", models, methods=["GET"])

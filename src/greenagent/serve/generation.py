@@ -17,6 +17,7 @@ from greenagent.core.records import Activity, Energy
 from greenagent.serve.answer import Delta
 from greenagent.serve.dialect import Plan
 from greenagent.serve.metered import Account
+from greenagent.serve.problems import ApiError
 
 __all__ = ["WATCH_AFTER_S", "ActivityLog", "DisconnectWatch", "Generation", "Outcome", "new_request_id"]
 
@@ -47,8 +48,10 @@ class Generation:
         self._started_at = started_at
         self._started_s = started_s
         self._cancelled = False
+        self._given_up: ApiError | None = None
         self._settled = False
         self.id = account.request_id
+        self.grammar_from = plan.grammar_from
         self.reason: str = "stop"
         self.prompt_tokens: int | None = None
         self.generated_tokens: int | None = None
@@ -72,14 +75,21 @@ class Generation:
         self._cancelled = True
         self._account.cancel()
 
+    def give_up(self, reason: ApiError) -> None:
+        """The server cannot wait any longer: `deltas` raises ``reason`` as soon as the engine has let go."""
+        self._given_up = reason
+        self._account.cancel()
+
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """What the client may see, as it becomes certain. Ends early when cancelled.
 
         Raises:
-            EngineError: the engine failed or answered what its grammar forbids.
+            EngineError: the engine failed.
+            ApiError: it answered what its grammar forbids, or the request was given up.
         """
         reader, request = self._plan.reader, self._plan.request
         while not self._cancelled:
+            self._check_given_up()
             before = self.generated_tokens or 0
             last: TokenEvent | None = None
             async with aclosing(self._account.generate(request)) as events:
@@ -91,6 +101,7 @@ class Generation:
                     if reader.broken and event.finish_reason is None:
                         break  # the rest would be thrown away: stop paying for it
             if last is not None and last.finish_reason == "cancelled":
+                self._check_given_up()
                 self._cancelled = True
                 return
             ending = reader.finish((last and last.finish_reason) or "stop", (self.generated_tokens or 0) - before)
@@ -102,6 +113,10 @@ class Generation:
             if not ending.keep:
                 self.token_logprobs.clear()
             request = ending.again
+
+    def _check_given_up(self) -> None:
+        if self._given_up is not None:
+            raise self._given_up
 
     def _note(self, event: TokenEvent) -> None:
         """Counts tokens as they come: all cost energy, also those of an answer that is thrown away."""

@@ -163,7 +163,7 @@ def json_call_grammar(tools: Sequence[Tool]) -> Grammar:
     branches = [
         {
             "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": {"type": "object", **tool.parameters}},
+            "properties": {"name": {"const": tool.name}, "arguments": {**tool.parameters, "type": "object"}},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }

@@ -20,7 +20,7 @@ from greenagent.core.errors import EngineError
 __all__ = ["LocalServer", "local_server"]
 
 _START_S = 600.0
-_STOP_S = 30.0
+_STOP_S = 45.0  # more than the server gives answers in flight
 
 
 @dataclass(frozen=True, slots=True)

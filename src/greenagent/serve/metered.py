@@ -15,12 +15,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
+from greenagent.core.errors import InputError
 from greenagent.core.records import Energy
+from greenagent.engines.restart import RestartingWorker
 from greenagent.engines.worker import WorkerClient
 from greenagent.measure import energy_record
 from greenagent.measure.attribution import Attributor
@@ -52,9 +55,13 @@ class WorkerLike(Protocol):
     @property
     def alive(self) -> bool: ...
 
+    @property
+    def restarting(self) -> bool: ...
+
     def cancel(self, request_id: str) -> None: ...
 
-    facts: dict[str, Any]
+    @property
+    def facts(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +158,13 @@ class MeteredClient:
         return self._client.alive
 
     @property
+    def restarting(self) -> bool:
+        """Whether the worker died and another one is being started."""
+        return self._client.restarting
+
+    @property
     def pid(self) -> int:
-        """The worker's process."""
+        """The worker's process; another one after a restart."""
         return self._client.pid
 
     @property
@@ -272,7 +284,11 @@ class MeteredClient:
 
     def _system_cpu_times(self) -> CpuTimes:
         host_s = host_cpu_s() if self._meter.scope == "host" else None
-        return CpuTimes(tree_cpu_s(self._client.pid), time.process_time(), host_s)
+        try:
+            engine_s = tree_cpu_s(self._client.pid)
+        except InputError:  # this worker ended before anybody could read its CPU time
+            engine_s = 0.0
+        return CpuTimes(engine_s, time.process_time(), host_s)
 
     async def aclose(self) -> None:
         """Stops the worker and closes the meter."""
@@ -292,7 +308,8 @@ async def open_metered(
     on_progress: Callable[[str], None] | None = None,
     clock: Clock | None = None,
 ) -> MeteredClient:
-    """Starts a worker with ``model`` and meters it: this process and the worker, or the host where it has counters.
+    """Starts a worker with ``model`` and meters it: this process and the worker, or the host where it has counters. A worker that
+    dies is started again (`greenagent.engines.restart`); its joules go on in the same account.
 
     ``zone`` is where the electricity comes from (``None``: ``$GREENAGENT_ZONE``, else grams stay unknown).
 
@@ -302,7 +319,8 @@ async def open_metered(
     """
     intensity = lookup(zone)
     metered: list[MeteredClient] = []
-    worker = await WorkerClient.start(
+    start = partial(
+        WorkerClient.start,
         model,
         engine=engine,
         device=device,
@@ -312,6 +330,7 @@ async def open_metered(
         on_step=lambda report: metered[0].on_step(report),
         on_progress=on_progress,
     )
+    worker = await RestartingWorker.start(start)
     try:
         metered.append(MeteredClient(worker, Meter(discover()), Attributor(), intensity, clock=clock))
     except BaseException:

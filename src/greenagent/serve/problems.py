@@ -8,7 +8,8 @@ exception class.
 | 404 | unknown model or path | ``NotFoundError`` |
 | 429 | the queue is full (``retry-after`` set) | ``RateLimitError`` |
 | 500 | `GreenagentError` | ``InternalServerError`` |
-| 503 | `EngineError`: the engine died | ``InternalServerError`` |
+| 405 | a method the path does not have (``allow`` set) | ``APIStatusError`` |
+| 503 | `EngineError`: the engine died or gave a request up | ``InternalServerError`` |
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from greenagent.core.errors import EngineError, GreenagentError, InputError, RequestError
+from starlette.responses import Response
 
-__all__ = ["ApiError", "as_api_error"]
+from greenagent.core.errors import EngineError, GreenagentError, InputError, RequestError
+from greenagent.engines.base import PromptTooLongError
+from greenagent.engines.worker import WorkerDiedError
+
+__all__ = ["ApiError", "as_api_error", "engine_died"]
 
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -51,15 +56,29 @@ class ApiError(Exception):
         """The error object as JSON."""
         return json.dumps(self.body(), ensure_ascii=False).encode("utf-8", "replace")
 
+    def response(self) -> Response:
+        """The whole HTTP answer."""
+        return Response(self.body_bytes(), self.status, media_type="application/json", headers=self.headers)
+
+
+def engine_died() -> ApiError:
+    """What clients hear of a crash; the worker's last words are for the log."""
+    message = "the engine died; it is being restarted"
+    return ApiError(503, message, code="engine_unavailable", headers={"retry-after": "5"})
+
 
 def as_api_error(error: Exception) -> ApiError:
     """Any error as the answer a client gets; what is not ours says no more than that it happened."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, PromptTooLongError):
+        return ApiError(400, str(error), param=error.param, code="context_length_exceeded")
     if isinstance(error, RequestError):
         return ApiError(400, str(error), param=error.param, code="invalid_value")
     if isinstance(error, InputError):
         return ApiError(400, str(error), code="invalid_value")
+    if isinstance(error, WorkerDiedError):
+        return engine_died()
     if isinstance(error, EngineError):
         return ApiError(503, str(error), code="engine_unavailable")
     if isinstance(error, GreenagentError):

@@ -1,7 +1,7 @@
 """What a client may send to ``/v1/chat/completions``: parsed once, and nothing in it is silently dropped.
 
 A parameter this server does not honour is an error that names it, unless its value is the one that asks for nothing (``n: 1``,
-``frequency_penalty: 0``, ``null``). What only labels a request (``user``) is accepted and not used.
+``frequency_penalty: 0``, ``null``). What only labels a request or message (``user``, a user's ``name``) is accepted and not used.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def _to_message(message: _MessageIn, index: int) -> Message:
     where = f"messages[{index}]."
     extras = message.model_extra
     if extras:
-        neutral = _ECHOED | ({"name": (extras.get("name"),)} if message.role == "tool" else {})
+        neutral = _ECHOED | ({"name": (extras.get("name"),)} if message.role in ("tool", "user") else {})
         _refuse_extras(extras, neutral, ("role", "content", "tool_calls", "tool_call_id"), where)
     calls = [_to_call(c, f"{where}tool_calls[{i}]") for i, c in enumerate(message.tool_calls or [])]
     if calls and message.role != "assistant":
@@ -270,7 +270,7 @@ def _text(content: str | list[_Part] | None, where: str) -> str | None:
 def _to_call(call: _CallIn, where: str) -> ToolCall:
     try:
         arguments = json.loads(call.function.arguments or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{where}.function.arguments is not JSON: {error}", f"{where}.function.arguments") from error
     if not isinstance(arguments, dict):
         raise RequestError(f"{where}.function.arguments must be a JSON object", f"{where}.function.arguments")

@@ -1,8 +1,8 @@
 """Runs a gateway: socket, engine, ledger, signals, and an ordered end.
 
 Order at the start: what can be refused cheaply first (exposure, port), then the ledger, then the model. At the end (SIGTERM,
-SIGINT): no new connections, answers in flight are finished, the last idle joules are written, the ledger and the worker are
-closed.
+SIGINT): no new connections, answers in flight are finished (or given up, after a while), the last idle joules are written, the
+ledger and the worker are closed.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from typing import Any, Literal
 import uvicorn
 
 from greenagent.core.clock import Clock, SystemClock
-from greenagent.core.errors import EnvironmentalError, GreenagentError, InputError
+from greenagent.core.errors import EnvironmentalError, InputError
 from greenagent.core.heap import settle_heap
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity
 from greenagent.engines.models import resolve_model
 from greenagent.ledger import open_ledger
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
-from greenagent.serve.generation import ActivityLog
 from greenagent.serve.keys import ApiKeys, check_exposure
 from greenagent.serve.metered import MeteredClient, open_metered
 
-__all__ = ["Ready", "ServeOptions", "idle_activity", "listen", "serve"]
+__all__ = ["Ready", "ServeOptions", "idle_activity", "listen", "serve", "write_idle"]
 
 _log = logging.getLogger(__name__)
 
 IDLE_INTERVAL_S = 60.0
 """How often the joules that no request used are written to the ledger."""
+
+_LAST_WORDS_S = 5.0
+"""How long answers that are given up may take to say so."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, told to stop by our signal handlers, and saying when it listens."""
+    """uvicorn, told to stop by our signal handlers, and saying when it listens.
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    Answers that are not done ``grace_s`` after the signal end with an error that their clients can read.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, grace_s: float, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
+        self._gateway = gateway
+        self._grace_s = grace_s
         self._on_ready = on_ready
 
     @contextlib.contextmanager
@@ -125,6 +132,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._on_ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timer = asyncio.get_running_loop().call_later(self._grace_s, self._gateway.give_up)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
 
 def idle_activity(engine: MeteredClient, *, model: str, host: str | None) -> Activity:
     """The joules no request used since the last such activity, as a record."""
@@ -143,21 +157,24 @@ def idle_activity(engine: MeteredClient, *, model: str, host: str | None) -> Act
     )
 
 
-@contextlib.asynccontextmanager
-async def _idle_records(gateway: Gateway, ledger: ActivityLog) -> AsyncIterator[None]:
-    """Writes an idle activity now and then, and a last one at the end."""
+async def write_idle(gateway: Gateway) -> None:
+    """Writes the idle joules since the last time, and what could not be written before."""
     settings = gateway.settings
+    await gateway.log.catch_up()
+    try:
+        await gateway.log.arecord(idle_activity(gateway.engine, model=settings.model, host=settings.host))
+    except Exception as error:  # whatever a ledger raises: the record is kept, and the next round tries again
+        _log.error("the idle joules could not be recorded: %s", error)
 
-    async def write() -> None:
-        try:
-            await ledger.arecord(idle_activity(gateway.engine, model=settings.model, host=settings.host))
-        except GreenagentError as error:
-            _log.error("the idle joules could not be recorded: %s", error)
+
+@contextlib.asynccontextmanager
+async def _idle_records(gateway: Gateway) -> AsyncIterator[None]:
+    """Writes an idle activity now and then, and a last one at the end."""
 
     async def every() -> None:
         while True:
             await asyncio.sleep(IDLE_INTERVAL_S)
-            await write()
+            await write_idle(gateway)
 
     task = asyncio.create_task(every())
     try:
@@ -166,7 +183,10 @@ async def _idle_records(gateway: Gateway, ledger: ActivityLog) -> AsyncIterator[
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await write()
+        await write_idle(gateway)
+        await gateway.log.catch_up()
+        if len(gateway.log):
+            _log.error("%d activities with %.3g J are not in the ledger", len(gateway.log), gateway.log.kept_j)
 
 
 async def serve(
@@ -217,8 +237,8 @@ async def serve(
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         ready = Ready(url, os.getpid(), name, engine.facts, str(engine.provenance), ledger.name)
         settle_heap()
-        async with contextlib.aclosing(engine), _idle_records(gateway, ledger):
-            await _Server(_config(gateway, options), lambda: on_ready(ready)).serve([opened])
+        async with contextlib.aclosing(engine), _idle_records(gateway):
+            await _Server(_config(gateway, options), gateway, options.grace_s, lambda: on_ready(ready)).serve([opened])
 
 
 def _config(gateway: Gateway, options: ServeOptions) -> uvicorn.Config:
@@ -232,7 +252,7 @@ def _config(gateway: Gateway, options: ServeOptions) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(options.grace_s),
+        timeout_graceful_shutdown=int(options.grace_s + _LAST_WORDS_S),
         backlog=2048,
     )
 

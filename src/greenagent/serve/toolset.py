@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from greenagent.core.calls import Tool, ToolCall, tools_hash
 from greenagent.core.errors import RequestError
+from greenagent.serve.schemas import check_size, unenforced
 
 __all__ = ["Toolset", "Toolsets", "inline_refs", "read_tools"]
 
@@ -26,6 +27,7 @@ class Toolset:
         self.hash = tools_hash(tools)
         self.names = {t.name for t in tools}
         self._validators = {t.name: Draft202012Validator(t.parameters) for t in self.tools}
+        self._enforceable: set[str] = set()
 
     def valid(self, call: ToolCall) -> bool:
         """Whether ``call`` names a declared tool and its arguments satisfy the tool's JSON schema."""
@@ -43,6 +45,25 @@ class Toolset:
                 f"tool_choice names {name!r}, which is not among the tools {sorted(self.names)[:8]}", "tool_choice"
             )
         return [t for t in self.tools if t.name == name]
+
+    def check_enforceable(self, tools: list[Tool]) -> None:
+        """Refuses tools whose calls no grammar can force: call it before a grammar is made of them.
+
+        Raises:
+            RequestError: a tool's parameters say what a grammar cannot; the message names tool and keyword.
+        """
+        for tool in tools:
+            if tool.name in self._enforceable:
+                continue
+            keyword = unenforced(tool.parameters)
+            if keyword is not None:
+                raise RequestError(
+                    f"the parameters of tool {tool.name!r} use {keyword!r}, which this server cannot force an answer to obey: "
+                    f"leave it out, or use tool_choice 'auto' or 'none'",
+                    "tools",
+                )
+            check_size(tool.parameters, f"the parameters of tool {tool.name!r}", "tools")
+            self._enforceable.add(tool.name)
 
 
 class Toolsets:
@@ -95,11 +116,21 @@ def read_tools(raw: list[dict[str, Any]]) -> list[Tool]:
             raise RequestError(
                 f"{where}.function.parameters is not a JSON schema: {error.message}", f"{where}.function.parameters"
             ) from error
+        if not _takes_object(tool.parameters):
+            raise RequestError(
+                f"{where}.function.parameters.type is {tool.parameters['type']!r}; arguments are an object",
+                f"{where}.function.parameters",
+            )
         if tool.name in names:
             raise RequestError(f"{where}.function.name {tool.name!r} is declared twice", f"{where}.function.name")
         names.add(tool.name)
         tools.append(tool)
     return tools
+
+
+def _takes_object(parameters: dict[str, Any]) -> bool:
+    kind = parameters.get("type", "object")
+    return kind == "object" or (isinstance(kind, list) and "object" in kind)
 
 
 def inline_refs(schema: dict[str, Any]) -> dict[str, Any]:
