@@ -245,11 +245,12 @@ def test_whatever_is_wrong_with_a_line_is_one_error_or_none(place: list[int], va
     replaced = _replaced(row, place, value)
     with tempfile.TemporaryDirectory() as folder:
         file = write(Path(folder, "t.jsonl"), replaced)
+        said = ""
         try:
             load_task(file).interface()
         except TaskError as error:
-            assert str(error).startswith(str(file))
-            assert str(error).isprintable()
+            said = str(error)
+    assert said == "" or (said.startswith(str(file)) and said.isprintable())
 
 
 def _replaced(row: Any, place: list[int], value: Any) -> Any:
