@@ -245,12 +245,16 @@ def test_whatever_is_wrong_with_a_line_is_one_error_or_none(place: list[int], va
     replaced = _replaced(row, place, value)
     with tempfile.TemporaryDirectory() as folder:
         file = write(Path(folder, "t.jsonl"), replaced)
-        said = ""
-        try:
-            load_task(file).interface()
-        except TaskError as error:
-            said = str(error)
-    assert said == "" or (said.startswith(str(file)) and said.isprintable())
+        problem = _problem(file)
+    assert problem is None or (problem.startswith(str(file)) and problem.isprintable())
+
+
+def _problem(file: Path) -> str | None:
+    try:
+        load_task(file).interface()
+    except TaskError as error:
+        return str(error)
+    return None
 
 
 def _replaced(row: Any, place: list[int], value: Any) -> Any:
