@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from greenagent.cli import bench as verb
-from greenagent.core.errors import EngineError, InputError
+from greenagent.core.errors import EngineError, EnvironmentalError, InputError
 
 app = typer.Typer()
 verb.register(app)
@@ -70,3 +70,10 @@ def test_errors() -> None:
     assert isinstance(CliRunner().invoke(app, ["bench", "http://127.0.0.1:9", "--requests", "1"]).exception, EngineError)
     assert isinstance(CliRunner().invoke(app, ["bench", "nowhere"]).exception, InputError)
     assert isinstance(CliRunner().invoke(app, ["bench", "http://127.0.0.1:9", "--tools"]).exception, InputError)
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_any_load(tmp_path: Path) -> None:
+    for file in (tmp_path / "nowhere" / "report.json", tmp_path):
+        result = CliRunner().invoke(app, ["bench", "http://127.0.0.1:9", "-o", str(file)])
+        assert isinstance(result.exception, EnvironmentalError)
+        assert "cannot write" in str(result.exception)

@@ -9,7 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
+from typer.testing import CliRunner
+
+from greenagent.cli import demo as verb
+from greenagent.cli.demo import demo
+from greenagent.core.errors import EnvironmentalError
+
+app = typer.Typer()
+verb.register(app)
+app.command("other")(lambda: None)
 
 
 @pytest.fixture
@@ -49,3 +59,13 @@ def test_the_demo_ends_with_two_rows_and_a_page(recipe: Path, tmp_path: Path) ->
     again = subprocess.run([*command], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "is there already" in again.stderr
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentalError, match="cannot make the directory"):
+        demo(out=tmp_path / "file" / "demo")
+
+
+def test_no_requests_at_all_make_no_demo() -> None:
+    assert CliRunner().invoke(app, ["demo", "--limit", "0"]).exit_code == 2

@@ -17,7 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from greenagent.cli import serve as verb
-from greenagent.core.errors import InputError
+from greenagent.core.errors import EnvironmentalError, InputError
 from greenagent.ledger import open_ledger
 
 app = typer.Typer()
@@ -99,3 +99,10 @@ def test_wrong_options_are_one_clear_error(arguments: list[str], message: str, t
     result = CliRunner().invoke(app, ["serve", *arguments, "--ledger", str(tmp_path / "ledger.db")])
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)
+
+
+def test_a_ready_file_that_could_not_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    arguments = ["serve", "stub", "--engine", "stub", "--ledger", str(tmp_path / "ledger.db")]
+    result = CliRunner().invoke(app, [*arguments, "--ready-file", str(tmp_path / "nowhere" / "ready.json")])
+    assert isinstance(result.exception, EnvironmentalError)
+    assert not (tmp_path / "ledger.db").exists()

@@ -124,8 +124,9 @@ def test_what_the_pipeline_refuses_ends_that_request_only(engine: OpenVinoEngine
 
 def test_settings_that_openvino_refuses_are_a_request_error(engine: OpenVinoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenagent.engines.openvino._NARROWEST", 0.0)
-    with pytest.raises(RequestError, match="refuses the request's settings"):
+    with pytest.raises(RequestError, match="refuses the request's settings") as caught:
         engine.submit(request(prompt="x", temperature=1.0, top_p=1e-46))
+    assert "/" not in str(caught.value)  # no paths of somebody's build machine
     assert not engine.has_work()
 
 

@@ -137,7 +137,7 @@ def test_a_broken_store_is_told_in_one_line_and_every_time(path, make_activity, 
         with tamper(path) as connection:
             connection.execute("ALTER TABLE activities RENAME TO hidden")
         for _ in range(2):
-            with pytest.raises(EnvironmentalError, match="no such table") as caught:
+            with pytest.raises(IntegrityError, match="no such table") as caught:
                 ledger.record(make_activity())
             assert "\n" not in str(caught.value)
         with tamper(path) as connection:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from greenagent.core.errors import EngineError, InputError, RequestError
 from greenagent.serve.bench import BenchOptions, bench, synthetic_prompts
 from greenagent.serve.bench_report import Shot, Spread, build_report
+from greenagent.serve.bench_wire import Endpoint
 from greenagent.serve.server import listen
 
 PROMPTS = synthetic_prompts(4, count=8)
@@ -130,6 +131,51 @@ async def test_streams_that_break_are_errors(other_server: OtherServer) -> None:
     report = await bench(BenchOptions(url=url, model="m", concurrency=1, requests=8, warmup=0), PROMPTS)
     assert report.errors == {"stream ended early": 2, "error in the stream": 2, "answer is not OpenAI's": 2}
     assert report.requests == 2
+
+
+async def test_an_endpoint_that_knows_other_names(other_server: OtherServer) -> None:
+    """It has a path of its own, wants the default temperature and the newer name of the limit, and never streams."""
+    app = FastAPI()
+    accepted: list[dict[str, Any]] = []
+
+    @app.post("/api/v3/chat/completions")
+    async def chat(request: Request) -> Any:
+        body = await request.json()
+        for name, text in (("max_tokens", "use 'max_completion_tokens' instead"), ("temperature", "unsupported 'temperature'")):
+            if name in body:
+                return JSONResponse({"error": {"message": text}}, 400)
+        accepted.append(body)
+        return {"choices": [{"message": {"content": "hi"}}], "usage": {"prompt_tokens": 2, "completion_tokens": 5}}
+
+    url = await other_server(app)
+    report = await bench(BenchOptions(url=f"{url}/api/v3", model="m", requests=4, warmup=0, max_tokens=9), PROMPTS)
+    assert (report.requests, report.errors, report.output_tokens) == (4, {}, 20)
+    assert all(body["max_completion_tokens"] == 9 and body["stream_options"] for body in accepted)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("http://x:1", "http://x:1/v1"),
+        ("http://x:1/", "http://x:1/v1"),
+        ("http://x/v1/", "http://x/v1"),
+        ("http://x/api/v3", "http://x/api/v3"),
+        ("http://x/v1beta/openai", "http://x/v1beta/openai"),
+        ("http://x/openai/v1/chat/completions", "http://x/openai/v1"),
+    ],
+)
+def test_a_path_is_kept_as_it_is(given: str, used: str) -> None:
+    assert Endpoint(given).url == used
+
+
+async def test_a_warm_up_can_be_interrupted(serve: Any) -> None:
+    served = await serve("x", token_s=0.02)
+    task = asyncio.create_task(bench(BenchOptions(url=served.url, concurrency=2, requests=10, warmup=100_000), PROMPTS))
+    while len(served.ledger.activities) < 10:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_an_endpoint_that_refuses_or_is_not_there(serve: Any, unused_tcp_port: int) -> None:

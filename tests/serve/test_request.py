@@ -75,7 +75,7 @@ def test_newer_name_of_the_token_limit_wins() -> None:
     [
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "messages[0].content[0].type"),
         ({"role": "user"}, "messages[0].content"),
-        ({"role": "user", "content": "x", "name": "ann"}, "messages[0].name"),
+        ({"role": "assistant", "content": "x", "name": "ann"}, "messages[0].name"),
         (
             {"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": "{"}}]},
             "messages[0].tool_calls[0].function.arguments",
@@ -90,6 +90,18 @@ def test_messages_that_cannot_be_honoured_are_named(message: dict[str, Any], par
     with pytest.raises(RequestError) as refused:
         to_messages(parse(messages=[message]))
     assert refused.value.param == param
+
+
+def test_a_user_s_name_is_accepted() -> None:
+    [message] = to_messages(parse(messages=[{"role": "user", "name": "Ada", "content": "hello"}]))
+    assert message.content == "hello"
+
+
+def test_arguments_nested_beyond_reading_are_refused() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "[" * 200_000}}
+    with pytest.raises(RequestError) as refused:
+        to_messages(parse(messages=[{"role": "assistant", "tool_calls": [call]}]))
+    assert refused.value.param == "messages[0].tool_calls[0].function.arguments"
 
 
 def test_an_echoed_answer_is_accepted() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greenagent.cli.output import JsonFlag, emit_json, say
+from greenagent.cli.paths import check_writable
 from greenagent.core.errors import InputError, MissingExtraError
 from greenagent.core.units import format_si
 
@@ -25,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    url: Annotated[str, typer.Argument(help="The endpoint, for example http://127.0.0.1:8080 (or with /v1).")],
+    url: Annotated[
+        str, typer.Argument(help="The endpoint, for example http://127.0.0.1:8080; with its path where that is not /v1.")
+    ],
     model: Annotated[str | None, typer.Option(help="Model to ask. Default: the only one the endpoint lists.")] = None,
     task: Annotated[
         str | None, typer.Option(help="Prompts of this task (a name, directory or .jsonl); default: synthetic.")
@@ -53,6 +56,7 @@ def bench(
         raise MissingExtraError(error.name or "aiohttp", "serve", "greenagent bench") from error
     if tools and task is None:
         raise InputError("--tools needs --task, whose tools are sent")
+    check_writable(output)
     prompts, declared = (synthetic_prompts(words, seed=seed), []) if task is None else task_prompts(task, split)
     options = BenchOptions(
         url=url,
@@ -68,14 +72,14 @@ def bench(
         seed=seed,
     )
     report = asyncio.run(_run(options, prompts, declared if tools else [], os.environ.get(api_key_env) or None))
-    if output is not None:
-        from greenagent.core.atomic import write_text
-
-        write_text(output, report.model_dump_json(indent=2) + "\n")
     if as_json:
         emit_json(report)
     else:
         _print(report)
+    if output is not None:
+        from greenagent.core.atomic import write_text
+
+        write_text(output, report.model_dump_json(indent=2) + "\n")
     if not report.requests:
         say(f"error: no request was answered: {report.errors}")
         raise typer.Exit(5)

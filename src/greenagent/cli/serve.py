@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greenagent.cli.output import JsonFlag, say
+from greenagent.cli.paths import check_writable
 from greenagent.core.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def serve(
         raise MissingExtraError(error.name or "fastapi", "serve", "greenagent serve") from error
     if durability not in ("process", "power"):
         raise InputError(f"durability is {durability!r}: 'process' or 'power'")
+    check_writable(ready_file)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     options = server.ServeOptions(
         model=model,

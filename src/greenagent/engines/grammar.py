@@ -73,6 +73,9 @@ def reason_of(error: RuntimeError) -> str:
     """The part of OpenVINO's message that is not a path of its build machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else "unknown reason"
+    check, where, _ = first.partition(" failed at /")
+    if where:  # what was checked, then in the next line what it means
+        return lines[1] if len(lines) > 1 else check
     _, marker, tail = first.partition(".cc:")
     return tail.partition(": ")[2] if marker else first.rpartition("failed: ")[2]
 

@@ -99,7 +99,7 @@ async def bench(
     api_key: str | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
-    """Fires and reports. Cancelled (Ctrl-C) while firing, it reports what it has, marked as interrupted.
+    """Fires and reports. Cancelled (Ctrl-C) while firing, it reports what it has, marked as interrupted; in the warm-up it ends.
 
     Raises:
         RequestError: the endpoint refuses the very first request.
@@ -112,7 +112,10 @@ async def bench(
         bodies = await _accepted_bodies(endpoint, options, model, prompts, tools)
         warmup = options.concurrency if options.warmup is None else options.warmup
         if warmup:
-            await _Run(endpoint, options, bodies, None).fire(warmup, None)
+            warming = _Run(endpoint, options, bodies, None)
+            await warming.fire(warmup, None)
+            if warming.interrupted:
+                raise asyncio.CancelledError
         started_at, started_s = datetime.now(UTC), time.monotonic()
         run = _Run(endpoint, options, bodies, progress)
         requests = options.requests or (100 if options.duration_s is None else None)
@@ -134,24 +137,34 @@ async def bench(
 async def _accepted_bodies(
     endpoint: Endpoint, options: BenchOptions, model: str, prompts: Sequence[Messages], tools: Sequence[dict[str, Any]]
 ) -> list[bytes]:
-    """The bodies to send, in a form that the endpoint accepts: some do not know ``stream_options``."""
-    fields: dict[str, Any] = {"model": model, "temperature": 0}
+    """The bodies to send, in a form that the endpoint accepts: what it complains of is left out, as far as that can be."""
+    wanted: dict[str, Any] = {"model": model, "temperature": 0}
     if options.max_tokens is not None:
-        fields["max_tokens"] = options.max_tokens
+        wanted["max_tokens"] = options.max_tokens
     if tools:
-        fields["tools"] = list(tools)
-    variants = [fields]
+        wanted["tools"] = list(tools)
     if options.stream:
-        variants = [fields | {"stream": True, "stream_options": {"include_usage": True}}, fields | {"stream": True}]
+        wanted |= {"stream": True, "stream_options": {"include_usage": True}}
+    fields: dict[str, Any] | None = wanted
     refusal: str | None = None
-    for variant in variants:
-        bodies = [json.dumps(variant | {"messages": messages}, ensure_ascii=False).encode() for messages in prompts]
+    while fields is not None:
+        bodies = [json.dumps(fields | {"messages": messages}, ensure_ascii=False).encode() for messages in prompts]
         refusal = await endpoint.refusal(bodies[0])
         if refusal is None:
             return bodies
-        if "stream_options" not in refusal and not refusal.startswith(("400", "422")):
-            break
+        fields = _milder(fields, refusal)
     raise RequestError(f"{endpoint.url} refuses the first request: {refusal}")
+
+
+def _milder(fields: dict[str, Any], refusal: str) -> dict[str, Any] | None:
+    """``fields`` without what a refusal names, or under the name it asks for; ``None`` when there is nothing to leave out."""
+    if "max_tokens" in fields and "max_completion_tokens" in refusal:
+        rest = {k: v for k, v in fields.items() if k != "max_tokens"}
+        return rest | {"max_completion_tokens": fields["max_tokens"]}
+    named = [k for k in ("temperature", "stream_options") if k in fields and k in refusal]
+    if not named and "stream_options" in fields and refusal.startswith(("400", "422")):
+        named = ["stream_options"]  # not every endpoint says what it does not know
+    return {k: v for k, v in fields.items() if k not in named} if named else None
 
 
 class _Run:

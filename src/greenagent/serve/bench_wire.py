@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from pydantic import ValidationError
@@ -25,14 +26,14 @@ __all__ = ["Endpoint"]
 class Endpoint:
     """An OpenAI-compatible endpoint. Use it as an async context manager.
 
-    :param url: with or without ``/v1``.
+    :param url: with the path before ``/chat/completions`` (or with all of it); ``/v1`` where it has no path.
     """
 
     def __init__(self, url: str, api_key: str | None = None, *, timeout_s: float = 300.0) -> None:
         if not url.startswith(("http://", "https://")):
             raise InputError(f"{url!r} is not a URL: write it like http://127.0.0.1:8080")
-        base = url.rstrip("/").removesuffix("/chat/completions")
-        self.url = base if base.rsplit("/", 1)[-1] == "v1" else f"{base}/v1"
+        given = url.rstrip("/")
+        self.url = given.removesuffix("/chat/completions") if urlsplit(given).path else f"{given}/v1"
         self._headers = {"content-type": "application/json"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
@@ -95,7 +96,7 @@ class Endpoint:
                 if response.status != 200:
                     await response.read()
                     shot.error = f"http {response.status}"
-                elif stream:
+                elif stream and response.content_type != "application/json":  # some ignore "stream" and answer plainly
                     await self._read_stream(response, shot, due_s)
                 else:
                     _note_usage(shot, json.loads(await response.read()))
