@@ -13,7 +13,7 @@ from greenagent.core.calls import Tool
 from greenagent.core.engine import EngineRequest, Grammar, TokenEvent
 from greenagent.core.errors import InputError, ModelError, RequestError
 from greenagent.core.interface import Message
-from greenagent.engines.base import EngineSettings
+from greenagent.engines.base import EngineSettings, PromptTooLongError
 from greenagent.engines.models import embedded_gguf
 from greenagent.engines.openvino import OpenVinoEngine
 from greenagent.engines.tokenization import read_gguf
@@ -128,6 +128,13 @@ def test_settings_that_openvino_refuses_are_a_request_error(engine: OpenVinoEngi
         engine.submit(request(prompt="x", temperature=1.0, top_p=1e-46))
     assert "/" not in str(caught.value)  # no paths of somebody's build machine
     assert not engine.has_work()
+
+
+def test_a_prompt_that_is_too_long_is_refused(engine: OpenVinoEngine) -> None:
+    with pytest.raises(PromptTooLongError) as caught:
+        engine.submit(request(prompt="paris " * 1100))
+    assert caught.value.tokens > caught.value.most > 900
+    assert caught.value.param == "messages"
 
 
 def test_a_full_cache_makes_requests_wait_and_cancelled_ones_give_way(engine: OpenVinoEngine) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from greenagent.core.engine import EngineRequest, Grammar, StepReport
 from greenagent.core.errors import EngineError, InputError, ModelError, RequestError
+from greenagent.engines.base import PromptTooLongError
 from greenagent.engines.process import WorkerProcess, describe_exit, worker_environment
 from greenagent.engines.worker import WorkerClient
 
@@ -56,6 +57,15 @@ async def test_refusals_are_request_errors_and_harm_nobody(start: Start) -> None
     with pytest.raises(RequestError, match="exactly one"):
         await collect(client)
     assert text_of(await collect(client, prompt="still here")) == "still here"
+
+
+async def test_a_prompt_that_is_too_long_keeps_its_kind_on_the_way(start: Start) -> None:
+    client = await start(tokens=100_000, delay_s=0.01)
+    task = asyncio.create_task(collect(client, prompt="x", max_tokens=100_000))
+    await asyncio.sleep(0.1)
+    client._received(("too long", "r", 9000, 8192))
+    with pytest.raises(PromptTooLongError, match="9000 tokens; at most 8192 fit"):
+        await task
 
 
 async def test_a_request_id_is_used_once_at_a_time(start: Start) -> None:
