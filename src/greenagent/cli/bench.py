@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greenagent.cli.output import JsonFlag, emit_json, say
-from greenagent.cli.paths import check_writable
+from greenagent.core.atomic import check_writable, write_text
 from greenagent.core.errors import InputError, MissingExtraError
 from greenagent.core.units import format_si
 
@@ -77,8 +77,6 @@ def bench(
     else:
         _print(report)
     if output is not None:
-        from greenagent.core.atomic import write_text
-
         write_text(output, report.model_dump_json(indent=2) + "\n")
     if not report.requests:
         say(f"error: no request was answered: {report.errors}")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greenagent.cli.output import JsonFlag, emit_json, say
-from greenagent.cli.paths import make_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,8 +42,11 @@ def demo(
     """
     from greenagent.account.report import build_report, render_table
     from greenagent.cli.progress import ProgressLine
+    from greenagent.core.atomic import check_writable, disk_errors
 
-    make_directory(out)
+    with disk_errors(str(out)):
+        out.mkdir(parents=True, exist_ok=True)
+    check_writable(out / "report.html")
     with ProgressLine() as line:
         _make_models(out, recipe or _demo_recipe(), zone, fresh, line)
         data = _replay(out, zone, limit, line)

@@ -64,10 +64,11 @@ def evaluate(
     """Ask a model every example of a task: accuracy with its 95% interval, and joules per correct answer."""
     import json
 
-    from greenagent.core.atomic import write_text
+    from greenagent.core.atomic import check_writable, write_text
     from greenagent.tasks import load_task
     from greenagent.tasks.evaluate import pool
 
+    check_writable(output)
     loaded = load_task(task)
     chosen = _choose(loaded, split)
     remote = model.startswith(("http://", "https://"))

@@ -53,8 +53,7 @@ def measure(
     from greenagent.ledger import open_ledger
     from greenagent.measure.command import run_command
 
-    if output is not None:
-        check_writable(output)
+    check_writable(output)
     with nullcontext() if ledger is None else open_ledger(ledger) as opened:
         result = run_command(command, zone=zone, sensors=sensor)
         document = json.dumps(_document(result), indent=2)

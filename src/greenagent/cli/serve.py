@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greenagent.cli.output import JsonFlag, say
-from greenagent.cli.paths import check_writable
+from greenagent.core.atomic import check_writable, write_text
 from greenagent.core.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ def serve(
 
 def _announce(ready: Ready, ready_file: Path | None, as_json: bool) -> None:
     """One line on stdout when requests are answered, and the same as JSON in a file where asked for."""
-    from greenagent.core.atomic import write_text
 
     line = json.dumps(dataclasses.asdict(ready), default=str)
     if as_json:

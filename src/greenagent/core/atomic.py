@@ -64,15 +64,21 @@ def _number_of_write(error: Exception) -> int | None:
     return 0 if is_torch and "PytorchStreamReader" not in text else None
 
 
-def check_writable(path: Path) -> None:
-    """Raises now what `write_text` would raise later, as far as it can be known: no such folder, a directory, no permission."""
+def check_writable(path: Path | None) -> None:
+    """Raises now what `write_text` would raise later, as far as it can be known: no such folder, a directory, no permission.
+
+    ``None`` stands for nothing to write.
+    """
+    if path is None or _is_stream(path):
+        return
     with disk_errors(str(path)):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not _is_stream(path):
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            os.close(handle)
-            os.unlink(temporary)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "no such directory", str(path.parent))
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        os.unlink(temporary)
 
 
 def _is_stream(path: Path) -> bool:
