@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from generated import keep
 from typer.cli import get_docs_for_click
 
 from greenagent.cli.app import app
@@ -54,15 +55,5 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def main() -> int:
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page(), encoding="utf-8")
-        return 0
-    if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
-        print("docs/command-line.md is not what the commands say: run `make format`", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(PAGE, page(), "what the commands say"))

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from generated import keep
+
 from greenagent.core.units import format_bytes, format_si
 
 ROOT = Path(__file__).parent.parent
@@ -103,16 +105,5 @@ def page(readme: str) -> str:
     return f"{before}{BEGIN}\n\n{section()}\n\n{END}{after}"
 
 
-def main() -> int:
-    old = README.read_text(encoding="utf-8")
-    new = page(old)
-    if "--check" in sys.argv[1:]:
-        if new != old:
-            print("the figures in README.md are not those of benchmarks/results: run `make format`", file=sys.stderr)
-        return int(new != old)
-    README.write_text(new, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(README, page(README.read_text(encoding="utf-8")), "what benchmarks/results says"))

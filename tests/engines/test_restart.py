@@ -86,4 +86,8 @@ async def test_old_ends_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
     worker = await RestartingWorker.start(mortal)
     await until(lambda: len(made) > 2 * restart.MOST_ENDS)
+    assert worker.alive or worker.restarting
     await worker.aclose()
+    assert len(made) > 2 * restart.MOST_ENDS
+    assert not worker.alive
+    assert not worker.restarting

@@ -12,6 +12,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from greenagent import __version__
 from greenagent.cli.output import fail
@@ -29,8 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_ParserError: Any = typer.BadParameter.__mro__[2]
-"""What the parser raises for wrong options and arguments; typer has no name of its own for it."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,7 +60,7 @@ def main() -> None:
         sys.stdout.flush()
     except GreenagentError as error:
         code = fail(str(error), error.exit_code).exit_code
-    except _ParserError as error:
+    except TyperException as error:
         code = _wrong_usage(error)
     except typer.Abort:
         code = fail("aborted", 1).exit_code

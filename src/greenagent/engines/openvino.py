@@ -31,10 +31,8 @@ __all__ = ["OpenVinoEngine", "OpenVinoOptions"]
 
 _BLOCK_TOKENS = 32  # of the CPU plugin's paged attention
 _CHAT_TOKENS, _SPECIALISED_TOKENS = 1024, 256  # of cache per request of a full batch, unless said
-_COLDEST, _NARROWEST = (
-    1e-5,
-    1e-6,
-)  # a lower temperature is greedy; a lower top_p means the same: neither may round to 0 in float32
+_COLDEST = 1e-5  # a lower temperature is greedy: it must not round to 0 in float32
+_NARROWEST = 1e-6  # a lower top_p means the same as this one, for the same reason
 
 
 class OpenVinoOptions(BaseModel):
@@ -169,7 +167,7 @@ class OpenVinoEngine:
                 handle.cancel()
 
     def _failed(self, request_id: str, reason: str) -> TokenEvent:
-        """The last event of a request that OpenVINO gave up on its own (``IGNORED``: no room in the cache)."""
+        """The last event of a request that OpenVINO refused, or gave up (``IGNORED``: no room in the cache)."""
         event = self._answers[request_id][0].add([], [], "error")
         self._drop(request_id)
         return (event or TokenEvent(request_id=request_id)).model_copy(update={"finish_reason": "error", "error": reason})

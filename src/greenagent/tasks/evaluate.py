@@ -6,11 +6,11 @@ sum is unknown.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from greenagent.core.concurrent import for_each
 from greenagent.core.errors import EngineError, InputError
 from greenagent.core.provenance import Provenance, combine
 from greenagent.core.records import Energy, Quality
@@ -104,21 +104,14 @@ def pool(parts: Sequence[Quality], name: str) -> Quality:
 async def _ask(answerer: Answerer, examples: Sequence[Example], concurrency: int, progress: Progress | None) -> list[Answer]:
     """Answers in the examples' order, at most ``concurrency`` at a time; the first failure stops the others."""
     answers: dict[int, Answer] = {}
-    waiting = iter(enumerate(examples))
 
-    async def work() -> None:
-        for index, example in waiting:
-            answers[index] = await answerer.answer(example)
-            if progress is not None:
-                progress(len(answers), len(examples))
+    async def one(numbered: tuple[int, Example]) -> None:
+        index, example = numbered
+        answers[index] = await answerer.answer(example)
+        if progress is not None:
+            progress(len(answers), len(examples))
 
-    workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(examples)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+    await for_each(enumerate(examples), one, concurrency=min(concurrency, len(examples)))
     return [answers[i] for i in range(len(examples))]
 
 

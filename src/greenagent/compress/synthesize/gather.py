@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from greenagent.core.concurrent import for_each
 
 __all__ = ["gather"]
 
@@ -23,29 +24,22 @@ async def gather(
     crash cut off is asked for again. The first failure ends the others.
     """
     done = _read(path)
-    waiting = iter([(number, job) for number, job in enumerate(jobs) if number not in done])
     with path.open("a", encoding="utf-8") as file:
 
-        async def work() -> None:
-            for number, job in waiting:
-                done[number] = await do(job)
-                file.write(f"\n{json.dumps([number, done[number]])}")  # the line feed first: a cut-off line spoils no other
-                file.flush()
-                progress(len(done), len(jobs))
+        async def one(job: tuple[int, _Job]) -> None:
+            number, given = job
+            done[number] = await do(given)
+            file.write(f"\n{json.dumps([number, done[number]])}")  # the line feed first: a cut-off line spoils no other
+            file.flush()
+            progress(len(done), len(jobs))
 
-        workers = [asyncio.create_task(work()) for _ in range(_CONCURRENCY)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await for_each([job for job in enumerate(jobs) if job[0] not in done], one, concurrency=_CONCURRENCY)
     return [done[number] for number in range(len(jobs))]
 
 
 def _read(path: Path) -> dict[int, Any]:
     done: dict[int, Any] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
         try:
             number, result = json.loads(line)
         except ValueError:
