@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig
 
-from greenagent.compress.candidate import load_candidate
+from greenagent.compress.load import load_candidate
 from greenagent.core.errors import ModelError
 
 

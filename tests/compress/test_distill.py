@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from greenagent.compress.candidate import load_candidate
 from greenagent.compress.distill.losses import Divergence, combined, divergence
 from greenagent.compress.distill.on_policy import own_answers, prompts_of
 from greenagent.compress.distill.signals import teacher_signals
 from greenagent.compress.distill.teacher import Teachers, vocabulary_map
 from greenagent.compress.examples import IGNORED, Encoded, collate, encode, texts
+from greenagent.compress.load import load_candidate
 from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.prune.vocabulary import trim_vocabulary
 from greenagent.core.errors import ModelError

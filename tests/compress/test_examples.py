@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from greenagent.compress.candidate import load_candidate
 from greenagent.compress.examples import (
     IGNORED,
     LengthGroupedSampler,
@@ -13,6 +12,7 @@ from greenagent.compress.examples import (
     fit_select,
     subword_variants,
 )
+from greenagent.compress.load import load_candidate
 from greenagent.core.errors import TaskError
 from greenagent.tasks import load_task
 

@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_output(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("greenagent.compress.candidate.Candidate.save", full)
+    monkeypatch.setattr("greenagent.compress.language.LanguageModel.save", full)
     steps: Steps = [{"prune": {"depth": 2}}]
     with pytest.raises(EnvironmentalError, match="no space left on the disk"):
         compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet)

@@ -14,8 +14,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from greenagent.compress.candidate import Shape, load_candidate
+from greenagent.compress.candidate import Shape
 from greenagent.compress.examples import Encoded, collate, encode
+from greenagent.compress.load import load_candidate
 from greenagent.compress.prune.calibrate import calibrate
 from greenagent.compress.prune.depth import layers_by_loss
 from greenagent.compress.prune.shape import Kept, choose_layers, reshape

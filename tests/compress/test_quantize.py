@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from greenagent.compress.candidate import load_candidate
 from greenagent.compress.export.gguf import export_gguf
+from greenagent.compress.load import load_candidate
 from greenagent.compress.quantize.aware import trained_as
 from greenagent.compress.quantize.blocks import FORMATS, read_back
 from greenagent.compress.quantize.formats import Quant

@@ -41,7 +41,9 @@ def evaluate(
     split: Annotated[list[str] | None, typer.Option(help="Only this split (repeatable); else all but the training ones.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many examples of each split, evenly spaced.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 32,
-    engine: Annotated[str, typer.Option(help="What executes a local model: openvino or torch.")] = "openvino",
+    engine: Annotated[
+        str, typer.Option(help="What executes a local model: openvino, tiny or torch; by default what fits it.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the local engine.")] = None,
     name: Annotated[str, typer.Option("--model", help="The model's name at the endpoint, where it serves several.")] = "",
     api_key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the endpoint's key.")] = None,
@@ -142,8 +144,9 @@ async def _local(
     _check_tools(interface.kind, interface.tools, task)
     client = await open_metered(model, engine=engine, threads=threads, max_batch=concurrency, zone=zone)
     try:
-        served = f" {found.gguf.name}" if engine == "openvino" and found.gguf else ""
-        yield EngineAnswerer(client, interface, task.tools), engine + served
+        name = str(client.facts["engine"])
+        served = f" {found.gguf.name}" if name == "openvino" and found.gguf else ""
+        yield EngineAnswerer(client, interface, task.tools), name + served
     finally:
         await client.aclose()
 

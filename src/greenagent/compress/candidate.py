@@ -1,19 +1,21 @@
-"""A candidate: a model on its way through a recipe. Loading, counting and saving it."""
+"""A candidate: a model on its way through a recipe. What every kind of model can do there."""
 
 from __future__ import annotations
 
-import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from greenagent.compress.export.tokenizer_json import with_digit_split
-from greenagent.core.errors import MissingExtraError, ModelError, nearest
-from greenagent.engines.models import embedded_gguf
+from greenagent.core.interface import Interface
+from greenagent.tasks import Example
 
-__all__ = ["SUPPORTED_ARCHITECTURES", "Candidate", "Shape", "count_parameters", "load_candidate", "load_tokenizer"]
+__all__ = ["Candidate", "Family", "Shape", "count_parameters"]
 
-SUPPORTED_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+Family = Literal["language", "encoder", "tiny"]
+"""Language models write their answer; encoders and tiny students choose one of the task's tools."""
+
 _BYTES_FP32 = 4
 
 
@@ -25,19 +27,18 @@ class Shape:
     ffn: int
     groups: int
     hidden: int
+    family: Family = "language"
 
     @classmethod
-    def of(cls, config: Any) -> Shape:
+    def of(cls, config: Any, family: Family = "language") -> Shape:
         """Read from a `transformers` config."""
-        return cls(config.num_hidden_layers, config.intermediate_size, config.num_key_value_heads, config.hidden_size)
+        groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        return cls(config.num_hidden_layers, config.intermediate_size, groups, config.hidden_size, family)
 
 
 @dataclass
-class Candidate:
-    """A ``transformers`` causal language model and its tokenizer, with the facts steps leave for the card.
-
-    ``served`` names files exported from exactly these weights; a step that changes the weights must drop them (`changed`).
-    """
+class Candidate(ABC):
+    """A model and its tokenizer, with the files that steps have exported from exactly these weights (``served``)."""
 
     model: Any
     tokenizer: Any
@@ -54,97 +55,45 @@ class Candidate:
         """The bytes of these parameters in single precision."""
         return self.parameters * _BYTES_FP32
 
-    def changed(self, model: Any = None, tokenizer: Any = None) -> Candidate:
-        """A candidate with new weights (and tokenizer), without files exported from the old ones."""
-        return Candidate(model or self.model, tokenizer or self.tokenizer, self.base)
+    @property
+    @abstractmethod
+    def architecture(self) -> str:
+        """What kind of network it is, as the card says it."""
 
+    @property
+    @abstractmethod
+    def shape(self) -> Shape:
+        """The sizes that pruning changes."""
+
+    def changed(self, model: Any = None, tokenizer: Any = None) -> Self:
+        """A candidate with new weights (and tokenizer), without files exported from the old ones."""
+        return type(self)(model or self.model, tokenizer or self.tokenizer, self.base)
+
+    def exported(self, form: str, path: Path) -> Self:
+        """The same candidate with ``path``, a file of its weights in ``form``."""
+        return type(self)(self.model, self.tokenizer, self.base, {form: path})
+
+    @abstractmethod
     def save(self, directory: Path) -> None:
-        """Writes what plain ``transformers`` loads: config, safetensors, tokenizer."""
-        self.model.save_pretrained(directory)
-        self.tokenizer.save_pretrained(directory)
+        """Writes what `greenagent.compress.load.load_candidate` reads back."""
+
+    @abstractmethod
+    def check_exportable(self) -> None:
+        """Raises `ModelError` when no engine's file could be written of it."""
+
+    @abstractmethod
+    def export(self, directory: Path, name: str) -> tuple[str, Path]:
+        """Writes the file engines load when no step has: its form and its path."""
+
+    @abstractmethod
+    def answers_exactly(self, examples: Sequence[Example], interface: Interface) -> list[bool]:
+        """Whether it would give exactly the expected answer, for each example."""
+
+    @abstractmethod
+    def agreement(self, directory: Path, prompts: list[str], interface: Interface) -> dict[str, Any]:
+        """The engine's answers, served from ``directory``, against the model's own; for the card."""
 
 
 def count_parameters(model: Any) -> int:
     """Number of distinct parameters of a torch module."""
     return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
-
-
-def load_candidate(name: str) -> Candidate:
-    """Loads ``embedded``, a Hugging Face directory, a ``.gguf`` file or a hub id, in bfloat16.
-
-    Errors: `ModelError` for what is missing, broken or of an unsupported architecture, `MissingExtraError` without torch.
-    """
-    _import_or_say("torch")
-    import torch
-    import transformers
-    from safetensors import SafetensorError
-
-    transformers.utils.logging.disable_progress_bar()  # ours is the one progress line
-    source, options = _source(name)
-    try:
-        _require_supported(transformers.AutoConfig.from_pretrained(source, **options), name)
-        tokenizer = load_tokenizer(name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _not_loaded(name, error) from error
-    if options:
-        _forget_gguf(model)
-    return Candidate(model, tokenizer, base=name if name != "embedded" else options["gguf_file"])
-
-
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of what `load_candidate` takes; one without a padding token pads with its end token.
-
-    Raises `ModelError` when it cannot be read or has no end token.
-    """
-    _import_or_say("transformers")
-    import transformers
-
-    source, options = _source(name)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(name, error) from error
-    if name == "embedded":
-        tokenizer = with_digit_split(tokenizer)  # SmolLM2's rule, which transformers drops when it reads a GGUF
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"model {name!r}: its tokenizer has no end token (eos_token), so its answers would never end")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _import_or_say(package: str) -> None:
-    """Raises `MissingExtraError` when ``package`` is not installed."""
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, "compress", "compressing a model")
-
-
-def _source(name: str) -> tuple[str | Path, dict[str, Any]]:
-    """Where `transformers` finds the model, and how it is told so."""
-    path = embedded_gguf() if name == "embedded" else Path(name)
-    if path.suffix != ".gguf":
-        return name, {}
-    if not path.is_file():
-        raise ModelError(f"model {name!r}: no such file")
-    return path.parent, {"gguf_file": path.name}
-
-
-def _not_loaded(name: str, error: Exception) -> ModelError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ModelError(f"model {name!r} cannot be loaded: {reason}{nearest(name, ['embedded'])}")
-
-
-def _require_supported(config: Any, name: str) -> None:
-    if config.model_type not in SUPPORTED_ARCHITECTURES:
-        raise ModelError(
-            f"model {name!r} is of architecture {config.model_type!r}; compression supports {', '.join(SUPPORTED_ARCHITECTURES)}"
-        )
-
-
-def _forget_gguf(model: Any) -> None:
-    """Dequantized weights are plain weights: without this, ``save_pretrained`` refuses them as still quantized."""
-    model.hf_quantizer = None
-    model.is_quantized = False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import greenagent
 from greenagent.compress.candidate import Candidate
-from greenagent.compress.export.agreement import check_agreement
-from greenagent.compress.export.gguf import export_gguf
 from greenagent.compress.readme import render_readme
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Run
@@ -66,7 +64,7 @@ def write_model(
         recipe=recipe.model_dump(),
         recipe_sha256=recipe.sha256,
         task_sha256=task.sha256,
-        architecture=one.candidate.model.config.model_type,
+        architecture=one.candidate.architecture,
         parameters=one.candidate.parameters,
         bytes_fp32=one.candidate.bytes_fp32,
         served_file=served.name,
@@ -81,7 +79,7 @@ def write_model(
         examples = sample(task.splits[split], evaluate_limit)
         quality = _served_quality(directory, split, examples, one.interface, task.tools, run, intensity)
         card.quality.append(quality.model_copy(update={"engine": f"openvino {form}"}))
-    card.agreement = _agreement(directory, task, run)
+    card.agreement = _agreement(one.candidate, directory, task, run)
     card.files = [_file_fact(p, form) for p in sorted(directory.iterdir()) if p.is_file() and p.name != "card.json"]
     write_text(directory / "card.json", card.model_dump_json(indent=2))
     write_text(directory / "README.md", render_readme(card))
@@ -112,9 +110,7 @@ def _served_file(candidate: Candidate, directory: Path, name: str) -> tuple[str,
         target = directory / source.name
         shutil.copyfile(source, target)
         return form, target
-    target = directory / "model-F16.gguf"
-    export_gguf(candidate.model, candidate.tokenizer, target, "F16", name=name)
-    return "F16", target
+    return candidate.export(directory, name)
 
 
 def _served_quality(
@@ -148,12 +144,12 @@ def _served_quality(
     return asyncio.run(go())
 
 
-def _agreement(directory: Path, task: Task, run: Run) -> dict[str, object]:
+def _agreement(candidate: Candidate, directory: Path, task: Task, run: Run) -> dict[str, object]:
     split = next((s for s in _REPORT_SPLITS if s in task.splits), None)
     examples = sample(task.splits[split] if split else run.select, _AGREEMENT_PROMPTS)
     run.say("comparing the engine's tokens with transformers'")
     prompts = [run.interface.render_prompt(e.messages) for e in examples]
-    return check_agreement(directory, prompts, max_tokens=run.interface.max_answer_tokens)
+    return candidate.agreement(directory, prompts, run.interface)
 
 
 def _file_fact(path: Path, form: str) -> FileFact:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from greenagent.compress.candidate import Candidate
-from greenagent.compress.examples import encode
+from greenagent.compress.examples import collate, encode
 from greenagent.compress.run import Run
 from greenagent.compress.train import TrainOptions, train
 
@@ -16,6 +18,6 @@ class FineTune(TrainOptions):
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Encodes the fit split and trains on it."""
         rows = encode(self.examples(run), run.interface, candidate.tokenizer, self.max_tokens)
-        pad_id = candidate.tokenizer.pad_token_id
-        run.notes.update(train(candidate.model, rows, self, run, title="fine_tune", pad_id=pad_id))
+        padded = partial(collate, pad_id=candidate.tokenizer.pad_token_id)
+        run.notes.update(train(candidate.model, rows, self, run, title="fine_tune", collator=padded))
         return candidate.changed()

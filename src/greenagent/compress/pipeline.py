@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from greenagent.compress.candidate import Candidate, Shape, load_candidate
+from greenagent.compress.candidate import Candidate
 from greenagent.compress.card import Finished, write_model
 from greenagent.compress.examples import fit_select
-from greenagent.compress.export.gguf import check_exportable
+from greenagent.compress.load import load_candidate
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Progress, Run, StepOptions
 from greenagent.compress.steps import StepRunner, finished_fact
@@ -125,13 +125,13 @@ def _own_interface(base: str) -> Interface:
 def _base(name: str, steps: list[tuple[str, StepOptions]]) -> Candidate:
     """The model to start from, once it is clear that every step fits it and that what comes out can be written."""
     candidate = load_candidate(name)
-    shape = Shape.of(candidate.model.config)
+    shape = candidate.shape
     for number, (kind, step) in enumerate(steps, 1):
         try:
             shape = step.fit_shape(shape)
         except RecipeError as error:
             raise RecipeError(f"step {number} ({kind}): {error}") from error
-    check_exportable(candidate.model, candidate.tokenizer)
+    candidate.check_exportable()
     return candidate
 
 

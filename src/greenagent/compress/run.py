@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.compress.augment import swap_values
-from greenagent.compress.candidate import Candidate, Shape, load_tokenizer
+from greenagent.compress.candidate import Candidate, Family, Shape
+from greenagent.compress.language import load_tokenizer
 from greenagent.core.errors import RecipeError
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
@@ -85,8 +86,13 @@ class StepOptions(BaseModel, ABC):
     def check(self, earlier: Sequence[StepOptions]) -> None:
         """Raises `RecipeError` when this step needs something that no ``earlier`` step of the recipe gives."""
 
+    families: ClassVar[tuple[Family, ...]] = ("language",)
+    """The kinds of models that the step works on."""
+
     def fit_shape(self, shape: Shape) -> Shape:
         """What this step makes of a model's shape. Raises `RecipeError` when it cannot."""
+        if shape.family not in self.families:
+            raise RecipeError(f"it works on {' and '.join(self.families)} models; here the model is of the family {shape.family}")
         return shape
 
     @abstractmethod

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from greenagent.compress.candidate import Candidate, load_candidate
-from greenagent.compress.examples import NO_LIMIT, encode, exact_answers
+from greenagent.compress.candidate import Candidate
+from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions
 from greenagent.core.atomic import disk_errors, write_text
 from greenagent.core.clock import Clock
@@ -77,7 +77,8 @@ class StepRunner:
         """The candidate a finished step left."""
         candidate = load_candidate(str(step_dir / "candidate"))
         served = {p.stem.partition("-")[2]: p for p in step_dir.glob("model-*.gguf")}
-        return Candidate(candidate.model, candidate.tokenizer, base, served)
+        candidate.base, candidate.served = base, served
+        return candidate
 
     def _fact(self, name: str, step: StepOptions, candidate: Candidate, before: int, spent: Spent) -> StepFact:
         served = next(iter(candidate.served.values()), None)
@@ -94,14 +95,14 @@ class StepRunner:
         )
 
     def _select_quality(self, candidate: Candidate, run: Run) -> Quality:
-        rows = encode(list(run.select)[:_SELECT_EXAMPLES], run.interface, candidate.tokenizer, max_tokens=NO_LIMIT)
-        right = sum(exact_answers(candidate.model, rows, candidate.tokenizer.pad_token_id))
-        low, high = wilson_interval(right, len(rows))
+        examples = list(run.select)[:_SELECT_EXAMPLES]
+        right = sum(candidate.answers_exactly(examples, run.interface))
+        low, high = wilson_interval(right, len(examples))
         return Quality(
             split="select",
             metric="exact_answer",
-            accuracy=right / len(rows),
-            examples=len(rows),
+            accuracy=right / len(examples),
+            examples=len(examples),
             low=low,
             high=high,
             engine=f"transformers {candidate.model.dtype}".replace("torch.", ""),

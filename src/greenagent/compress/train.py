@@ -14,7 +14,7 @@ import transformers
 from pydantic import Field
 from torch.nn import functional
 
-from greenagent.compress.examples import IGNORED, Encoded, LengthGroupedSampler, collate
+from greenagent.compress.examples import IGNORED, Encoded, LengthGroupedSampler
 from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.quantize.aware import trained_as
 from greenagent.compress.quantize.formats import Quant
@@ -23,11 +23,12 @@ from greenagent.compress.synthesize.step import Synthesize
 from greenagent.core.errors import RecipeError
 from greenagent.tasks import Example
 
-__all__ = ["Batch", "TrainOptions", "train"]
+__all__ = ["Batch", "Objective", "TrainOptions", "answer_logits", "supervised", "train"]
 
 Batch = dict[str, Any]
-Prepare = Callable[[Any, Batch], Batch]
-Loss = Callable[[torch.Tensor, torch.Tensor, Batch], torch.Tensor]
+Objective = Callable[[Any, Batch], torch.Tensor]
+"""The loss of a model on a batch."""
+
 _CHECKPOINT_EVERY_S = 180.0
 
 
@@ -71,33 +72,34 @@ class TrainOptions(StepOptions):
         return [example for copy in range(copies) for example in run.swapped(examples, self.swap_values, run.seed + copy)]
 
 
-def supervised(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """L = -sum_t log P(y_t | y_<t, X) over answer tokens, averaged: teacher forcing.
+def answer_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """A language model's logits (answer tokens, vocabulary) and labels (answer tokens,).
 
-    ``logits``: (answer tokens, vocabulary); ``labels``: (answer tokens,).
+    Logits are computed where a label is, and nowhere else: prompts cost no output layer.
     """
+    hidden = model.model(input_ids=batch["input_ids"]).last_hidden_state[:, :-1]
+    labels = batch["labels"][:, 1:]
+    answer = labels != IGNORED
+    return model.lm_head(hidden[answer]), labels[answer]
+
+
+def supervised(model: Any, batch: Batch) -> torch.Tensor:
+    """L = -sum_t log P(y_t | y_<t, X) over answer tokens, averaged: teacher forcing."""
+    logits, labels = answer_logits(model, batch)
     return functional.cross_entropy(logits.float(), labels)
 
 
 class _Trainer(transformers.Trainer):  # type: ignore[misc]
-    """Logits are computed where a label is, and nowhere else: prompts cost no output layer."""
-
-    def __init__(self, loss: Loss, sampler: LengthGroupedSampler, prepare: Prepare | None, **options: Any) -> None:
+    def __init__(self, objective: Objective, sampler: LengthGroupedSampler, **options: Any) -> None:
         super().__init__(**options)
-        self._answer_loss = loss
-        self._prepare = prepare
+        self._objective = objective
         self._sampler = sampler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._sampler
 
     def compute_loss(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> torch.Tensor:
-        if self._prepare:
-            inputs = self._prepare(model, inputs)
-        hidden = model.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1]
-        labels = inputs["labels"][:, 1:]
-        answer = labels != IGNORED
-        return self._answer_loss(model.lm_head(hidden[answer]), labels[answer], inputs)
+        return self._objective(model, inputs)
 
 
 class _Rhythm(transformers.TrainerCallback):  # type: ignore[misc]
@@ -132,27 +134,21 @@ def train(
     run: Run,
     *,
     title: str,
-    pad_id: int,
-    loss: Loss = supervised,
-    collator: Callable[[list[Encoded]], Batch] | None = None,
-    prepare: Prepare | None = None,
+    collator: Callable[[list[Encoded]], Batch],
+    objective: Objective = supervised,
 ) -> dict[str, Any]:
-    """Trains ``model`` in place and returns notes for the card; resumes from the last checkpoint of this step if there is one.
-
-    ``prepare`` may change every batch, knowing the model as it is then.
-    """
+    """Trains ``model`` in place and returns notes for the card; resumes from the last checkpoint of this step if there is one."""
     checkpoints = run.step_dir / "checkpoints"
     sampler = LengthGroupedSampler([len(r["input_ids"]) for r in rows], options.batch_size, run.seed)
     model.train()
     optimizer = MasterAdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     trainer = _Trainer(
-        loss,
+        objective,
         sampler,
-        prepare,
         model=model,
         args=_arguments(options, run.seed, checkpoints),
         train_dataset=rows,
-        data_collator=collator or (lambda batch: collate(batch, pad_id)),
+        data_collator=collator,
         optimizers=(optimizer, None),
         callbacks=[_Rhythm(run, title)],
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,12 +18,23 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 class Grammar(BaseModel):
-    """What the answer must match: a JSON schema, a regular expression or an EBNF grammar (xgrammar's dialect)."""
+    """What the answer must match: one of several texts (``choice``: a JSON list of them), a JSON schema, a regular expression or
+    an EBNF grammar (xgrammar's dialect)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["json_schema", "regex", "ebnf"]
+    kind: Literal["choice", "json_schema", "regex", "ebnf"]
     text: str
+
+    @classmethod
+    def one_of(cls, texts: Sequence[str]) -> Grammar:
+        """The grammar of a choice."""
+        return cls(kind="choice", text=json.dumps(list(texts), ensure_ascii=False))
+
+    @property
+    def choices(self) -> list[str]:
+        """The texts of a ``choice``."""
+        return list(json.loads(self.text)) if self.kind == "choice" else []
 
 
 class EngineRequest(BaseModel):

@@ -54,6 +54,11 @@ class Interface(BaseModel):
         """The texts a ``label`` model may answer, in the tools' order."""
         return [label_text(t.name) for t in self.tools]
 
+    @property
+    def choices(self) -> list[str]:
+        """All answers of a ``label`` model: `labels`, and last the one that says that no tool fits."""
+        return [*self.labels, NO_CALL]
+
     def render_prompt(self, messages: Sequence[Message]) -> str:
         """The prompt of a specialised model: each turn on a line of its own, tool results marked ``= ``.
 

@@ -42,7 +42,7 @@ class GrammarCheck:
             return self._known[grammar]
         import openvino_genai as genai
 
-        config = genai.StructuredOutputConfig(**{_FIELD[grammar.kind]: grammar.text})
+        config = genai.StructuredOutputConfig(**_described(grammar))
         self._try(config, grammar)
         self._known[grammar] = config
         if len(self._known) > _REMEMBERED:
@@ -67,6 +67,13 @@ class GrammarCheck:
             self._prober.generate(ov.Tensor(np.zeros((1, 1), dtype=np.int64)), generation)
         except RuntimeError as error:
             raise RequestError(f"the {grammar.kind} grammar does not compile: {reason_of(error)}", "grammar") from error
+
+
+def _described(grammar: Grammar) -> dict[str, str]:
+    """The grammar as OpenVINO's keyword; it has none for a choice, which is a rule of literals."""
+    if grammar.kind == "choice":
+        return {"grammar": "root ::= " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in grammar.choices)}
+    return {_FIELD[grammar.kind]: grammar.text}
 
 
 def reason_of(error: RuntimeError) -> str:

@@ -62,7 +62,7 @@ class ModelRef:
     """A resolved model: where its files are and what its card says.
 
     ``gguf`` is a GGUF file; ``directory`` holds tokenizer and config; ``ir`` is the directory of an OpenVINO model;
-    ``hub_id`` is a Hugging Face name that no local path has. What is absent is ``None``.
+    ``hub_id`` is a Hugging Face name that no local path has. ``tiny`` is a tiny student's file. What is absent is ``None``.
     """
 
     name: str
@@ -71,6 +71,7 @@ class ModelRef:
     ir: Path | None = None
     hub_id: str | None = None
     card: ModelCard | None = None
+    tiny: Path | None = None
 
     @property
     def tokenizer_file(self) -> Path | None:
@@ -122,6 +123,10 @@ def _directory(path: Path) -> ModelRef:
             raise ModelError(f"{path / 'card.json'} names served_file {card.served_file!r}, which is not in {path}")
         if served.suffix == ".gguf":
             return ModelRef(name=name, gguf=served, directory=path, card=card)
+        if served.suffix == ".tiny":
+            return ModelRef(name=name, tiny=served, directory=path, card=card)
+        if served.suffix == ".xml":
+            return ModelRef(name=name, ir=path, directory=path, card=card)
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) > 1:
         raise ModelError(f"{path} has {len(ggufs)} GGUF files and no card that names one: give one of them, e.g. {ggufs[0]}")

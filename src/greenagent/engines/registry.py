@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import cast
 
 from greenagent.core.errors import EngineError, InputError, nearest
 from greenagent.engines.base import EngineFactory, EngineSettings, StepEngine
+from greenagent.engines.models import resolve_model
 
-__all__ = ["GROUP", "create_engine", "engine_names", "find_engine"]
+__all__ = ["AUTO", "GROUP", "create_engine", "engine_for", "engine_names", "find_engine"]
+
+AUTO = "auto"
+"""Whichever engine fits the model's files."""
 
 GROUP = "greenagent.engines"
 _BUILT_IN = {
@@ -49,6 +54,13 @@ def find_engine(name: str) -> EngineFactory:
         return cast(EngineFactory, point.load())
     except (ImportError, AttributeError) as error:
         raise EngineError(f"engine {name!r} ({point.value}) cannot be loaded: {error}") from error
+
+
+def engine_for(name: str, model: Path | str) -> str:
+    """The engine called ``name``; for `AUTO` the one that fits the files of ``model``."""
+    if name != AUTO:
+        return name
+    return "tiny" if resolve_model(model).tiny else "openvino"
 
 
 def create_engine(name: str, model: str, settings: EngineSettings) -> StepEngine:

@@ -140,6 +140,8 @@ class StubEngine:
 
 def _first_allowed(grammar: Grammar) -> str:
     """The first literal a simple grammar names; anything cleverer is refused."""
+    if grammar.choices:
+        return grammar.choices[0]
     if grammar.kind == "ebnf" and (found := _QUOTED.search(grammar.text)):
         return str(json.loads(found.group()))
     if grammar.kind == "regex" and not re.search(r"[\\\[\](){}.*+?^$]", grammar.text):

@@ -11,7 +11,7 @@ from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
 from greenagent.core.errors import EngineError, GreenagentError, RequestError
 from greenagent.engines.base import EngineSettings, PromptTooLongError, default_threads
 from greenagent.engines.process import WorkerProcess, describe_exit
-from greenagent.engines.registry import find_engine
+from greenagent.engines.registry import AUTO, engine_for, find_engine
 from greenagent.engines.wire import FrameBuffer, event_from_row, frame, rebuild_error, report_from_row
 
 __all__ = ["WorkerClient", "WorkerDiedError"]
@@ -67,7 +67,7 @@ class WorkerClient:
         cls,
         model: Path | str,
         *,
-        engine: str = "openvino",
+        engine: str = AUTO,
         device: str = "CPU",
         threads: int | None = None,
         max_batch: int = 32,
@@ -77,9 +77,9 @@ class WorkerClient:
     ) -> WorkerClient:
         """Starts a worker, waits until the model is loaded, and gives its client.
 
-        ``threads`` defaults to `default_threads`; ``options`` are the engine's own (`OpenVinoOptions`, ...). ``on_step`` gets
-        every `StepReport` before its events are handed out; ``on_progress`` gets lines of text while loading. ``facts`` of the
-        client then say what was loaded.
+        ``engine`` is a registered name, or `AUTO` for the one that fits the model. ``threads`` defaults to `default_threads`;
+        ``options`` are the engine's own (`OpenVinoOptions`, ...). ``on_step`` gets every `StepReport` before its events are
+        handed out; ``on_progress`` gets lines of text while loading. ``facts`` of the client then say what was loaded.
 
         Raises:
             ModelError: the model cannot be found, read or run by that engine.
@@ -88,6 +88,7 @@ class WorkerClient:
             EngineError: the worker died while loading.
         """
         settings = EngineSettings(device, default_threads() if threads is None else threads, max_batch, dict(options or {}))
+        engine = engine_for(engine, model)
         find_engine(engine)
         client = cls(WorkerProcess(settings.threads), on_step, on_progress)
         try:

@@ -56,7 +56,7 @@ def _literal(text: str) -> str:
 def label_grammar(tools: Sequence[Tool], *, allow_none: bool) -> Grammar:
     """One of the labels, or ``none`` where allowed."""
     words = [label_text(t.name) for t in tools] + ([NO_CALL] if allow_none else [])
-    return Grammar(kind="ebnf", text="root ::= " + " | ".join(_literal(w) for w in words))
+    return Grammar.one_of(words)
 
 
 def calls_grammar(tools: Sequence[Tool], *, allow_none: bool, parallel: bool, after_call: bool = False) -> Grammar:

@@ -23,6 +23,7 @@ from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
 from greenagent.core.errors import InputError
 from greenagent.core.records import Energy
+from greenagent.engines.registry import AUTO
 from greenagent.engines.restart import RestartingWorker
 from greenagent.engines.worker import WorkerClient
 from greenagent.measure import energy_record
@@ -299,7 +300,7 @@ class MeteredClient:
 async def open_metered(
     model: Path | str,
     *,
-    engine: str = "openvino",
+    engine: str = AUTO,
     device: str = "CPU",
     threads: int | None = None,
     max_batch: int = 32,

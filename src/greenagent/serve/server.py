@@ -28,6 +28,7 @@ from greenagent.core.heap import settle_heap
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity
 from greenagent.engines.models import resolve_model
+from greenagent.engines.registry import AUTO
 from greenagent.ledger import open_ledger
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.keys import ApiKeys, check_exposure
@@ -52,7 +53,7 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 8080
     name: str | None = None
-    engine: str = "openvino"
+    engine: str = AUTO
     device: str = "CPU"
     threads: int | None = None
     zone: str | None = None
@@ -230,7 +231,7 @@ async def serve(
             max_queue=options.max_queue,
             keys=options.keys,
             host=socket.gethostname(),
-            facts={"engine": options.engine},
+            facts={"engine": engine.facts["engine"]},
         )
         gateway = Gateway(settings, engine, ledger, clock=clock or SystemClock())
         host, port = opened.getsockname()[:2]

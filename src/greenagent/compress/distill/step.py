@@ -17,7 +17,7 @@ from greenagent.compress.distill.signals import Signals, teacher_signals
 from greenagent.compress.distill.teacher import Teachers
 from greenagent.compress.examples import Encoded, collate, encode, subword_variants
 from greenagent.compress.run import Run, StepOptions, require_teacher
-from greenagent.compress.train import Batch, TrainOptions, train
+from greenagent.compress.train import Batch, TrainOptions, answer_logits, train
 
 __all__ = ["Distill"]
 
@@ -77,10 +77,8 @@ class Distill(TrainOptions):
             self,
             run,
             title="distill",
-            pad_id=tokenizer.pad_token_id,
-            loss=lesson.loss,
             collator=lesson.collate,
-            prepare=lesson.prepare if self.on_policy else None,
+            objective=lesson.loss,
         )
         run.notes.update(notes)
         return candidate.changed()
@@ -110,7 +108,18 @@ class _Lesson:
         batch["teacher_ids"] = torch.cat([self._signals.ids[i] for i in chosen])
         return batch
 
-    def prepare(self, model: Any, batch: Batch) -> Batch:
+    def loss(self, model: Any, batch: Batch) -> torch.Tensor:
+        """On the task's answers both losses; on the student's own, where no label is right, the teachers' alone."""
+        options = self._options
+        batch = self._on_policy(model, batch)
+        logits, labels = answer_logits(model, batch)
+        said = (batch["teacher_log_probs"], batch["teacher_ids"])
+        taught = divergence(logits, *said, tau=options.tau, kind=options.divergence, beta=options.beta)
+        if batch.get("on_policy"):
+            return taught
+        return combined(functional.cross_entropy(logits.float(), labels), taught, options.alpha, options.weighing)
+
+    def _on_policy(self, model: Any, batch: Batch) -> Batch:
         """By chance (``on_policy``) the batch with the student's own answers instead of the task's."""
         options = self._options
         if self._teachers is None or torch.rand(()).item() >= options.on_policy:
@@ -127,15 +136,6 @@ class _Lesson:
         own = {name: value.to(model.device) for name, value in own.items()}
         own["on_policy"] = True
         return own
-
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """On the task's answers both losses; on the student's own, where no label is right, the teachers' alone."""
-        options = self._options
-        said = (batch["teacher_log_probs"], batch["teacher_ids"])
-        taught = divergence(logits, *said, tau=options.tau, kind=options.divergence, beta=options.beta)
-        if batch.get("on_policy"):
-            return taught
-        return combined(functional.cross_entropy(logits.float(), labels), taught, options.alpha, options.weighing)
 
     def _recall(self, path: Path, run: Run, rows: list[Encoded]) -> Signals:
         """The signals on disk, else computed now; the teachers stay in memory only when the student's answers need them."""

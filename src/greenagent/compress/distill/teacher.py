@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from greenagent.compress.candidate import load_candidate
 from greenagent.compress.examples import IGNORED
+from greenagent.compress.language import load_language_model
 from greenagent.core.errors import ModelError
 
 __all__ = ["Teachers", "vocabulary_map"]
@@ -57,7 +57,7 @@ class Teachers:
     @classmethod
     def load(cls, paths: Sequence[Path], student: Any, sample: Sequence[str]) -> Teachers:
         """Loads the candidates at ``paths``. Raises `ModelError` when a vocabulary does not map (before any training)."""
-        candidates = [load_candidate(str(path)) for path in paths]
+        candidates = [load_language_model(str(path)) for path in paths]
         device = "cuda" if torch.cuda.is_available() else "cpu"
         maps = [vocabulary_map(student, c.tokenizer, sample).to(device) for c in candidates]
         return cls([(c.model.to(device).eval(), mapped) for c, mapped in zip(candidates, maps, strict=True)])

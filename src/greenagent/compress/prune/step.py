@@ -114,6 +114,7 @@ class Prune(StepOptions):
         return layers_by_loss(candidate.model, rows, depth, candidate.tokenizer.pad_token_id, progress)
 
     def fit_shape(self, shape: Shape) -> Shape:
+        super().fit_shape(shape)
         if max(self.layers or [0]) >= shape.depth:
             raise RecipeError(f"prune: the model has {shape.depth} layers, numbered from 0; asked to keep {self.layers}")
         for asked, there, what in (

@@ -22,4 +22,4 @@ class Quantize(StepOptions):
         path = run.step_dir / f"model-{self.format}.gguf"
         export_gguf(candidate.model, candidate.tokenizer, path, self.format, name=run.name)
         run.notes.update(file=path.name, bytes=path.stat().st_size)
-        return Candidate(candidate.model, candidate.tokenizer, candidate.base, served={self.format: path})
+        return candidate.exported(self.format, path)

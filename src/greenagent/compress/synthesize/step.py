@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from greenagent.compress.candidate import Candidate, load_candidate
-from greenagent.compress.export.gguf import export_gguf
+from greenagent.compress.candidate import Candidate
+from greenagent.compress.load import load_candidate
 from greenagent.compress.run import SYNTHETIC_FILE, Run, StepOptions, require_teacher
 from greenagent.compress.synthesize.gather import gather
 from greenagent.compress.synthesize.label import answer_name, asking, capped, labelled
@@ -111,11 +111,7 @@ def _served(name: str, run: Run) -> Path:
     weights = run.teacher(name)
     if found := sorted((weights.parent if name in run.saved else weights).glob("model-*.gguf")):
         return found[0]
-    exported = run.step_dir / "teacher-F16.gguf"
-    if not exported.is_file():
-        teacher = load_candidate(str(weights))
-        export_gguf(teacher.model, teacher.tokenizer, exported, "F16", name="teacher")
-    return exported
+    return load_candidate(str(weights)).export(run.step_dir, "teacher")[1]
 
 
 def _shown(run: Run, title: str) -> Any:

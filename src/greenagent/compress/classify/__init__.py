@@ -1,0 +1,1 @@
+"""Models that choose one of the task's tools instead of writing an answer: encoders, and tiny students."""

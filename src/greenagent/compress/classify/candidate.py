@@ -1,0 +1,67 @@
+"""What all classifiers share: they score the choices of a task, one for each tool and one for none of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from greenagent.compress.candidate import Candidate
+from greenagent.core.errors import RecipeError
+from greenagent.core.interface import Interface
+from greenagent.tasks import Example
+
+__all__ = ["Classifier", "chosen", "require_choice", "rows_of"]
+
+_BATCH = 64
+
+Row = dict[str, Any]
+
+
+class Classifier(Candidate):
+    """A network whose logits (batch, choices) are in the order of `Interface.choices`."""
+
+    @abstractmethod
+    def inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The tensors that the model takes for ``texts``."""
+
+    @abstractmethod
+    def logits(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The scores (batch, choices) of ``model``, this candidate's own or one wrapped for training; more keys are ignored."""
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """A batch of `rows_of`: the inputs, and ``labels`` (batch,)."""
+        return {**self.inputs([row["text"] for row in rows]), "labels": torch.tensor([row["label"] for row in rows])}
+
+    @torch.inference_mode()
+    def score(self, texts: Sequence[str]) -> torch.Tensor:
+        """Logits (texts, choices), in float32."""
+        self.model.eval()
+        parts = [self.logits(self.model, self.inputs(texts[i : i + _BATCH])) for i in range(0, len(texts), _BATCH)]
+        return torch.cat(parts).float()
+
+    def answers_exactly(self, examples: Sequence[Example], interface: Interface) -> list[bool]:
+        rows = rows_of(examples, interface)
+        best = self.score([row["text"] for row in rows]).argmax(-1).tolist()
+        return [choice == row["label"] for choice, row in zip(best, rows, strict=True)]
+
+
+def rows_of(examples: Sequence[Example], interface: Interface) -> list[Row]:
+    """``text``, as the interface renders the prompt, and ``label``, the number of the right choice."""
+    numbers = {choice: number for number, choice in enumerate(interface.choices)}
+    return [
+        {"text": interface.render_prompt(e.messages), "label": numbers[interface.render_answer(e.expected)]} for e in examples
+    ]
+
+
+def chosen(interface: Interface, number: int) -> str:
+    """The answer that a choice stands for."""
+    return interface.choices[number]
+
+
+def require_choice(interface: Interface) -> None:
+    """Raises `RecipeError` for a task whose answers are more than a choice."""
+    if interface.kind != "label":
+        raise RecipeError("a classifier chooses a tool and writes no arguments: this task needs a language model")

@@ -1,0 +1,117 @@
+"""Classifiers as an engine: a request's answer is one of the card's choices, its log-probability the calibrated confidence.
+
+Encoders and tiny students share everything but the network itself (`Network`): queueing, grammars, sampling, events. One step
+answers everything that waits, up to ``max_batch`` requests.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Protocol
+
+from greenagent.core.engine import EngineRequest, TokenEvent
+from greenagent.core.errors import ModelError, RequestError
+from greenagent.engines.answer import Answer
+from greenagent.engines.base import EngineSettings, PromptTooLongError
+from greenagent.engines.models import ModelRef
+
+__all__ = ["ClassifierEngine", "Network"]
+
+
+class Network(Protocol):
+    """What tells classifiers apart."""
+
+    most_tokens: int | None
+
+    def encode(self, text: str) -> Sequence[int]:
+        """The tokens of a prompt."""
+
+    def log_probs(self, prompts: Sequence[Sequence[int]]) -> Any:
+        """Calibrated natural-log probabilities, a float array (prompts, choices)."""
+
+
+class ClassifierEngine:
+    """Implements `greenagent.engines.base.StepEngine` on a `Network`. Its tokens are the numbers of the choices."""
+
+    def __init__(self, ref: ModelRef, network: Network, settings: EngineSettings, facts: dict[str, Any]) -> None:
+        if ref.card is None or ref.card.interface.kind != "label":
+            raise ModelError(f"{ref.name} has no card.json that says what it chooses among")
+        self._network = network
+        self._choices = ref.card.interface.choices
+        self._numbers = {choice: number for number, choice in enumerate(self._choices)}
+        self._max_batch = settings.max_batch
+        self._waiting: deque[tuple[EngineRequest, Sequence[int], list[int] | None]] = deque()
+        self._ended: list[TokenEvent] = []
+        self.prefill: dict[str, int] = {}
+        self.decode: dict[str, int] = {}
+        self.facts = {"model": ref.name, "device": settings.device, "context_length": network.most_tokens, **facts}
+
+    def submit(self, request: EngineRequest) -> None:
+        """Queues a request.
+
+        Raises:
+            RequestError: it has no prompt, its prompt is too long, or its grammar allows none of the choices.
+        """
+        if request.prompt is None:
+            raise RequestError("this model chooses for a prompt: it takes no messages", "messages")
+        tokens = self._network.encode(request.prompt)
+        most = self._network.most_tokens
+        if most is not None and len(tokens) > most:
+            raise PromptTooLongError(len(tokens), most)
+        self._waiting.append((request, tokens, self._allowed(request)))
+
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._ended)
+
+    def cancel(self, request_id: str) -> None:
+        """Drops a request that waits; its last event says ``cancelled``. An unknown id is ignored: it may have just finished."""
+        for row in [row for row in self._waiting if row[0].request_id == request_id]:
+            self._waiting.remove(row)
+            self._end(row[0], len(row[1]), [], [], "cancelled")
+
+    def step(self) -> list[TokenEvent]:
+        """Answers what waits."""
+        rows = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+        self.prefill = {request.request_id: len(tokens) for request, tokens, _ in rows}
+        if rows:
+            scores = self._network.log_probs([tokens for _, tokens, _ in rows])
+            best = scores.argmax(-1).tolist()
+            for (request, tokens, allowed), row, number in zip(rows, scores, best, strict=True):
+                if allowed is not None or request.temperature:
+                    number = _pick(row, allowed, request)
+                self._end(request, len(tokens), [number], [float(row[number])], "stop")
+        events, self._ended = self._ended, []
+        return events
+
+    def _allowed(self, request: EngineRequest) -> list[int] | None:
+        """The numbers of the choices that the request's grammar has; ``None``: all."""
+        if request.grammar is None:
+            return None
+        allowed = [self._numbers[choice] for choice in request.grammar.choices if choice in self._numbers]
+        if not allowed:
+            raise RequestError(f"this model chooses a tool and writes nothing: no {request.grammar.kind} grammar fits", "grammar")
+        return allowed
+
+    def _end(self, request: EngineRequest, prompt_tokens: int, numbers: list[int], logs: list[float], reason: Any) -> None:
+        answer = Answer(request, prompt_tokens, self._text, ())
+        event = answer.add(numbers, logs, reason)
+        if event is not None:
+            self._ended.append(event)
+
+    def _text(self, numbers: Sequence[int]) -> str:
+        return "".join(self._choices[number] for number in numbers)
+
+
+def _pick(scores: Any, allowed: list[int] | None, request: EngineRequest) -> int:
+    """The best of the ``allowed`` choices; with a temperature one drawn by its probability, from the likeliest (``top_p``)."""
+    numbers = sorted(range(len(scores)) if allowed is None else allowed, key=lambda number: -float(scores[number]))
+    if not request.temperature:
+        return numbers[0]
+    top = float(scores[numbers[0]])
+    weights = [math.exp((float(scores[number]) - top) / request.temperature) for number in numbers]
+    kept = next(i for i, part in enumerate(accumulate(weights), 1) if part >= request.top_p * sum(weights) or i == len(weights))
+    return random.Random(request.seed).choices(numbers[:kept], weights[:kept])[0]
