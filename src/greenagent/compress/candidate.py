@@ -56,6 +56,16 @@ class Candidate(ABC):
         return self.parameters * _BYTES_FP32
 
     @property
+    def stored_bytes(self) -> int:
+        """The bytes of the weights as they are now."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    @property
+    def reference(self) -> str:
+        """What computes it while it is on its way: library and precision."""
+        return f"transformers {self.model.dtype}".replace("torch.", "")
+
+    @property
     @abstractmethod
     def architecture(self) -> str:
         """What kind of network it is, as the card says it."""

@@ -153,7 +153,7 @@ def _agreement(candidate: Candidate, directory: Path, task: Task, run: Run) -> d
 
 
 def _file_fact(path: Path, form: str) -> FileFact:
-    kinds = {".gguf": f"gguf:{form}", ".safetensors": "safetensors", ".md": "text"}
+    kinds = {".gguf": f"gguf:{form}", ".safetensors": "safetensors", ".tiny": f"tiny:{form}", ".md": "text"}
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

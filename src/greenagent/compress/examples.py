@@ -21,6 +21,7 @@ __all__ = [
     "encode",
     "exact_answers",
     "fit_select",
+    "row_lengths",
     "subword_variants",
     "texts",
 ]
@@ -67,6 +68,11 @@ def encode(examples: Sequence[Example], interface: Interface, tokenizer: Any, ma
             raise TaskError(f"example {example.id}: {len(prompt) + len(answer)} tokens; raise max_tokens (now {max_tokens})")
         rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
     return rows
+
+
+def row_lengths(rows: Sequence[Encoded]) -> list[int]:
+    """The tokens of each row."""
+    return [len(row["input_ids"]) for row in rows]
 
 
 def subword_variants(rows: Sequence[Encoded], tokenizer: Any, dropout: float, count: int) -> list[list[Encoded]]:

@@ -1,11 +1,14 @@
-"""``fine_tune``: supervised training on the task, teacher forcing, loss on the answer only."""
+"""``fine_tune``: supervised training on the task's examples."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
-from greenagent.compress.candidate import Candidate
-from greenagent.compress.examples import collate, encode
+from greenagent.compress.candidate import Candidate, Family
+from greenagent.compress.classify.candidate import Classifier, rows_of
+from greenagent.compress.classify.learn import learn
+from greenagent.compress.examples import collate, encode, row_lengths
 from greenagent.compress.run import Run
 from greenagent.compress.train import TrainOptions, train
 
@@ -13,11 +16,17 @@ __all__ = ["FineTune"]
 
 
 class FineTune(TrainOptions):
-    """Trains all weights on the task's examples."""
+    """Trains all weights: a language model on answers (teacher forcing, loss on the answer only), a classifier on choices."""
+
+    families: ClassVar[tuple[Family, ...]] = ("language", "encoder", "tiny")
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Encodes the fit split and trains on it."""
-        rows = encode(self.examples(run), run.interface, candidate.tokenizer, self.max_tokens)
+        if isinstance(candidate, Classifier):
+            rows = rows_of(self.examples(run), run.interface)
+            return learn(candidate, rows, self, run, title="fine_tune")
+        encoded = encode(self.examples(run), run.interface, candidate.tokenizer, self.max_tokens)
         padded = partial(collate, pad_id=candidate.tokenizer.pad_token_id)
-        run.notes.update(train(candidate.model, rows, self, run, title="fine_tune", collator=padded))
+        notes = train(candidate.model, encoded, row_lengths(encoded), self, run, title="fine_tune", collator=padded)
+        run.notes.update(notes)
         return candidate.changed()

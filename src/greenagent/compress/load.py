@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from greenagent.compress.candidate import Candidate
+from greenagent.compress.classify.tiny.candidate import load_tiny_candidate
 from greenagent.compress.language import load_language_model
 
 __all__ = ["load_candidate"]
@@ -16,6 +17,8 @@ def load_candidate(name: str) -> Candidate:
 
     Errors: `ModelError` for what is missing, broken or of an unsupported architecture, `MissingExtraError` without torch.
     """
+    if _model_type(name) == "tiny":
+        return load_tiny_candidate(Path(name))
     return load_language_model(name)
 
 

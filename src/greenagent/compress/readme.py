@@ -60,6 +60,12 @@ def _agreement(card: ModelCard) -> str:
     return f"## The engine against transformers\n\n{card.agreement.get('explanation', 'not checked')}\n"
 
 
+def _loading(card: ModelCard) -> str:
+    if card.served_file and card.served_file.endswith(".tiny"):
+        return f"`{card.served_file}` is all that the engine needs besides this card's `interface`. "
+    return "`AutoModelForCausalLM.from_pretrained('.')` loads the weights in plain transformers. "
+
+
 def _use(card: ModelCard) -> str:
     digest = card.interface.tools_hash
     tools = f"its tools have the hash `{digest}`" if digest else "it has no fixed tools"
@@ -67,6 +73,5 @@ def _use(card: ModelCard) -> str:
         "## Use\n\n```\n"
         "greenagent serve .          # OpenAI-compatible, on loopback\n"
         "greenagent evaluate . TASK  # quality and joules\n```\n\n"
-        "`AutoModelForCausalLM.from_pretrained('.')` loads the weights in plain transformers. "
-        f"The model answers one line per request; {tools}.\n"
+        f"{_loading(card)}The model answers one line per request; {tools}.\n"
     )

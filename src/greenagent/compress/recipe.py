@@ -21,6 +21,8 @@ def built_in_steps() -> dict[str, Any]:
     Imported late: they need torch, and importing this module should not.
     """
     try:
+        from greenagent.compress.classify.distill import DistillLabels
+        from greenagent.compress.classify.tiny.step import TinyStudent
         from greenagent.compress.distill.step import Distill
         from greenagent.compress.fine_tune import FineTune
         from greenagent.compress.prune.step import Prune
@@ -29,7 +31,15 @@ def built_in_steps() -> dict[str, Any]:
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
 
-    return {"fine_tune": FineTune, "synthesize": Synthesize, "prune": Prune, "distill": Distill, "quantize": Quantize}
+    return {
+        "fine_tune": FineTune,
+        "synthesize": Synthesize,
+        "prune": Prune,
+        "distill": Distill,
+        "tiny": TinyStudent,
+        "distill_labels": DistillLabels,
+        "quantize": Quantize,
+    }
 
 
 def _steps() -> dict[str, Any]:

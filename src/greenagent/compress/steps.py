@@ -82,7 +82,7 @@ class StepRunner:
 
     def _fact(self, name: str, step: StepOptions, candidate: Candidate, before: int, spent: Spent) -> StepFact:
         served = next(iter(candidate.served.values()), None)
-        size = served.stat().st_size if served else sum(p.numel() * p.element_size() for p in candidate.model.parameters())
+        size = served.stat().st_size if served else candidate.stored_bytes
         return StepFact(
             step=name,
             options=step.model_dump(exclude_defaults=True),
@@ -105,7 +105,7 @@ class StepRunner:
             examples=len(examples),
             low=low,
             high=high,
-            engine=f"transformers {candidate.model.dtype}".replace("torch.", ""),
+            engine=candidate.reference,
         )
 
     def _keep(self, candidate: Candidate, step_dir: Path) -> None:

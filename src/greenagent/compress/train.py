@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ import transformers
 from pydantic import Field
 from torch.nn import functional
 
-from greenagent.compress.examples import IGNORED, Encoded, LengthGroupedSampler
+from greenagent.compress.candidate import Shape
+from greenagent.compress.examples import IGNORED, LengthGroupedSampler
 from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.quantize.aware import trained_as
 from greenagent.compress.quantize.formats import Quant
@@ -59,6 +60,12 @@ class TrainOptions(StepOptions):
     def check(self, earlier: Sequence[StepOptions]) -> None:
         if self.synthetic and not any(isinstance(step, Synthesize) for step in earlier):
             raise RecipeError("synthetic: there are no synthetic examples: put a synthesize step before this one")
+
+    def fit_shape(self, shape: Shape) -> Shape:
+        shape = super().fit_shape(shape)
+        if self.quantize_aware and shape.family != "language":
+            raise RecipeError("quantize_aware is for language models: classifiers have their own ways of rounding")
+        return shape
 
     def examples(self, run: Run) -> list[Example]:
         """The fit split and the synthetic examples as this step trains on them."""
@@ -129,17 +136,21 @@ class _Rhythm(transformers.TrainerCallback):  # type: ignore[misc]
 
 def train(
     model: Any,
-    rows: list[Encoded],
+    rows: Sequence[Mapping[str, Any]],
+    lengths: Sequence[int],
     options: TrainOptions,
     run: Run,
     *,
     title: str,
-    collator: Callable[[list[Encoded]], Batch],
+    collator: Callable[[list[Any]], Batch],
     objective: Objective = supervised,
 ) -> dict[str, Any]:
-    """Trains ``model`` in place and returns notes for the card; resumes from the last checkpoint of this step if there is one."""
+    """Trains ``model`` in place and returns notes for the card; resumes from the last checkpoint of this step if there is one.
+
+    ``lengths``: the tokens of each row, so that rows of like length share a batch.
+    """
     checkpoints = run.step_dir / "checkpoints"
-    sampler = LengthGroupedSampler([len(r["input_ids"]) for r in rows], options.batch_size, run.seed)
+    sampler = LengthGroupedSampler(lengths, options.batch_size, run.seed)
     model.train()
     optimizer = MasterAdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     trainer = _Trainer(
@@ -159,7 +170,7 @@ def train(
     with trained_as(model, options.quantize_aware):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.to("cpu").eval()  # the trainer takes it to a GPU where there is one; all other steps work in main memory
-    tokens = sum(len(r["input_ids"]) for r in rows) * options.epochs
+    tokens = sum(lengths) * options.epochs
     return {"examples": len(rows), "train_tokens": round(tokens), "final_loss": _last_loss(trainer.state.log_history)}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from greenagent.core.errors import EnvironmentalError
 
-__all__ = ["check_writable", "disk_errors", "new_directory", "write_text"]
+__all__ = ["check_writable", "disk_errors", "new_directory", "write_bytes", "write_text"]
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -87,17 +87,22 @@ def _is_stream(path: Path) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` so that a reader sees the old file or the new one, never half of either; into a device or pipe as it is."""
+    """`write_bytes` of ``text`` in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes ``data`` so that a reader sees the old file or the new one, never half of either; into a device or pipe as it is."""
     with disk_errors(str(path)):
         if _is_stream(path):
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
             return
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)  # mkstemp makes it private

@@ -27,10 +27,10 @@ class Network(Protocol):
 
     most_tokens: int | None
 
-    def encode(self, text: str) -> Sequence[int]:
+    def encode(self, text: str) -> Sequence[Any]:
         """The tokens of a prompt."""
 
-    def log_probs(self, prompts: Sequence[Sequence[int]]) -> Any:
+    def log_probs(self, prompts: Sequence[Sequence[Any]]) -> Any:
         """Calibrated natural-log probabilities, a float array (prompts, choices)."""
 
 
@@ -44,7 +44,7 @@ class ClassifierEngine:
         self._choices = ref.card.interface.choices
         self._numbers = {choice: number for number, choice in enumerate(self._choices)}
         self._max_batch = settings.max_batch
-        self._waiting: deque[tuple[EngineRequest, Sequence[int], list[int] | None]] = deque()
+        self._waiting: deque[tuple[EngineRequest, Sequence[Any], list[int] | None]] = deque()
         self._ended: list[TokenEvent] = []
         self.prefill: dict[str, int] = {}
         self.decode: dict[str, int] = {}

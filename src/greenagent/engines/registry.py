@@ -23,6 +23,7 @@ GROUP = "greenagent.engines"
 _BUILT_IN = {
     "openvino": "greenagent.engines.openvino:OpenVinoEngine",
     "torch": "greenagent.engines.torch_engine:TorchEngine",
+    "tiny": "greenagent.engines.tiny.engine:open_tiny",
     "stub": "greenagent.engines.stub:StubEngine",
 }
 

@@ -13,7 +13,7 @@ from greenagent.core.errors import RecipeError
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
 
-__all__ = ["Classifier", "chosen", "require_choice", "rows_of"]
+__all__ = ["Classifier", "Row", "require_choice", "rows_of"]
 
 _BATCH = 64
 
@@ -30,6 +30,19 @@ class Classifier(Candidate):
     @abstractmethod
     def logits(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The scores (batch, choices) of ``model``, this candidate's own or one wrapped for training; more keys are ignored."""
+
+    @abstractmethod
+    def length(self, text: str) -> int:
+        """How many tokens ``text`` has."""
+
+    @property
+    @abstractmethod
+    def temperature(self) -> float:
+        """What the logits are divided by for calibrated probabilities."""
+
+    @temperature.setter
+    @abstractmethod
+    def temperature(self, value: float) -> None: ...
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
         """A batch of `rows_of`: the inputs, and ``labels`` (batch,)."""
@@ -54,11 +67,6 @@ def rows_of(examples: Sequence[Example], interface: Interface) -> list[Row]:
     return [
         {"text": interface.render_prompt(e.messages), "label": numbers[interface.render_answer(e.expected)]} for e in examples
     ]
-
-
-def chosen(interface: Interface, number: int) -> str:
-    """The answer that a choice stands for."""
-    return interface.choices[number]
 
 
 def require_choice(interface: Interface) -> None:

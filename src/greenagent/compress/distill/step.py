@@ -15,7 +15,7 @@ from greenagent.compress.distill.losses import Divergence, Weighing, combined, d
 from greenagent.compress.distill.on_policy import own_answers, prompts_of
 from greenagent.compress.distill.signals import Signals, teacher_signals
 from greenagent.compress.distill.teacher import Teachers
-from greenagent.compress.examples import Encoded, collate, encode, subword_variants
+from greenagent.compress.examples import Encoded, collate, encode, row_lengths, subword_variants
 from greenagent.compress.run import Run, StepOptions, require_teacher
 from greenagent.compress.train import Batch, TrainOptions, answer_logits, train
 
@@ -74,6 +74,7 @@ class Distill(TrainOptions):
         notes = train(
             candidate.model,
             rows,
+            row_lengths(rows),
             self,
             run,
             title="distill",

@@ -53,12 +53,15 @@ def trained_as(model: Any, quant: Quant | None) -> Iterator[None]:
 
     Its parameters and their names stay what they are. ``None`` changes nothing.
     """
+    if quant is None:
+        yield
+        return
     changed: list[tuple[torch.nn.Module, type]] = []
     outer = {model.get_input_embeddings(), model.get_output_embeddings()}
-    for module in model.modules() if quant else ():
+    for module in model.modules():
         rounded = {torch.nn.Linear: _RoundedLinear, torch.nn.Embedding: _RoundedEmbedding}.get(type(module))
-        form = stored_as(quant, embedding=module in outer) if quant else None
-        if rounded is not None and form not in (None, "F16"):
+        form = stored_as(quant, embedding=module in outer)
+        if rounded is not None and form != "F16":
             changed.append((module, type(module)))
             module.__class__ = rounded
             module.form = form

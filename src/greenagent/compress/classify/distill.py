@@ -1,0 +1,81 @@
+"""``distill_labels``: teaches a classifier how sure a teacher of any kind is of each choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch.nn import functional
+
+from greenagent.compress.candidate import Candidate, Family
+from greenagent.compress.classify.candidate import Classifier, Row, rows_of
+from greenagent.compress.classify.learn import learn
+from greenagent.compress.classify.soft import remembered
+from greenagent.compress.distill.losses import Weighing, combined, divergence
+from greenagent.compress.load import load_candidate
+from greenagent.compress.run import Run, StepOptions, require_teacher
+from greenagent.compress.train import Batch, TrainOptions
+
+__all__ = ["DistillLabels"]
+
+
+class DistillLabels(TrainOptions):
+    """The supervised loss L and the teacher's over the choices, L_KD, at temperature tau, as in ``distill``.
+
+    The teacher may be a language model, whose answers are taken as a grammar of the choices would shape them.
+    """
+
+    families: ClassVar[tuple[Family, ...]] = ("encoder", "tiny")
+
+    teacher: str | list[str] = Field(
+        description="a name given by save_as in an earlier step, or a model directory; several: the mean of their probabilities"
+    )
+    alpha: float = Field(default=0.5, ge=0, description="weight of the teacher's probabilities beside the labels")
+    weighing: Weighing = Field(default="convex", description="how alpha weighs: beside the labels, or instead of them")
+    tau: float = Field(default=2.0, gt=0, description="temperature of both distributions")
+
+    @model_validator(mode="after")
+    def _weighs_sensibly(self) -> DistillLabels:
+        if self.weighing == "convex" and self.alpha > 1:
+            raise ValueError(f"distill_labels: with convex weighing alpha is a share, at most 1; got {self.alpha}")
+        return self
+
+    @property
+    def teachers(self) -> list[str]:
+        """The names of all teachers."""
+        return [self.teacher] if isinstance(self.teacher, str) else self.teacher
+
+    def check(self, earlier: Sequence[StepOptions]) -> None:
+        super().check(earlier)
+        for name in self.teachers:
+            require_teacher(name, earlier)
+
+    def apply(self, candidate: Candidate, run: Run) -> Candidate:
+        """Asks the teachers once, then trains."""
+        assert isinstance(candidate, Classifier)
+        rows = rows_of(self.examples(run), run.interface)
+        said = remembered(
+            [partial(load_candidate, str(run.teacher(name))) for name in self.teachers],
+            [row["text"] for row in rows],
+            run.interface,
+            run.step_dir,
+            lambda done, total: run.progress("the teacher weighs the choices", done, total, ""),
+        )
+        for number, row in enumerate(rows):
+            row["number"] = number
+        right = (said.argmax(-1) == torch.tensor([row["label"] for row in rows])).float().mean()
+        run.notes.update(teacher_agrees_with_labels=round(float(right), 4))
+
+        def collate(chosen: Sequence[Row]) -> dict[str, Any]:
+            return {**candidate.collate(chosen), "said": said[[row["number"] for row in chosen]]}
+
+        return learn(candidate, rows, self, run, title="distill_labels", loss=self._loss, collator=collate)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        said = (batch["said"] / self.tau).log_softmax(-1)
+        everything = torch.arange(said.shape[-1], device=said.device).expand_as(said)
+        taught = divergence(logits, said, everything, tau=self.tau)
+        return combined(functional.cross_entropy(logits, labels), taught, self.alpha, self.weighing)

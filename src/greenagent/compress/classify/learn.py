@@ -1,0 +1,81 @@
+"""Training a classifier: on labels, or on labels and a teacher's probabilities; then its confidence is calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.nn import functional
+
+from greenagent.compress.classify.candidate import Classifier, Row, rows_of
+from greenagent.compress.run import Run
+from greenagent.compress.train import Batch, TrainOptions, train
+
+__all__ = ["Loss", "calibration_error", "fitted_temperature", "learn"]
+
+_BINS = 15
+
+
+class Loss(Protocol):
+    """The loss of logits (batch, choices) on labels (batch,); ``batch`` has all else that `Classifier.collate` put in."""
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor: ...
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """-log P(label)."""
+    return functional.cross_entropy(logits, labels)
+
+
+def learn(
+    candidate: Classifier,
+    rows: Sequence[Row],
+    options: TrainOptions,
+    run: Run,
+    *,
+    title: str,
+    loss: Loss = cross_entropy,
+    collator: Any = None,
+) -> Classifier:
+    """Trains ``candidate`` on ``rows`` (see `rows_of`), calibrates it on the select split, and leaves both's notes in ``run``."""
+
+    def objective(model: Any, batch: Batch) -> torch.Tensor:
+        return loss(candidate.logits(model, batch).float(), batch["labels"], batch)
+
+    lengths = [candidate.length(row["text"]) for row in rows]
+    notes = train(
+        candidate.model, rows, lengths, options, run, title=title, collator=collator or candidate.collate, objective=objective
+    )
+    run.notes.update(notes)
+    changed = candidate.changed()
+    run.notes.update(_calibrate(changed, run))
+    return changed
+
+
+def _calibrate(candidate: Classifier, run: Run) -> dict[str, Any]:
+    rows = rows_of(run.select, run.interface)
+    logits = candidate.score([row["text"] for row in rows])
+    labels = torch.tensor([row["label"] for row in rows])
+    candidate.temperature = fitted_temperature(logits, labels)
+    return {
+        "temperature": round(candidate.temperature, 4),
+        "calibration_error_before": round(calibration_error(logits, labels), 4),
+        "calibration_error": round(calibration_error(logits / candidate.temperature, labels), 4),
+    }
+
+
+def fitted_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """What logits must be divided by so that the labels are likeliest (Guo et al. 2017); found by a search over a line."""
+    grid = torch.logspace(-1.5, 1.5, 301)
+    losses = [float(functional.cross_entropy(logits / t, labels)) for t in grid]
+    return float(grid[losses.index(min(losses))])
+
+
+def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The expected calibration error: |accuracy - confidence|, averaged over 15 bins of confidence by their examples."""
+    confidence, choice = logits.softmax(-1).max(-1)
+    right = (choice == labels).float()
+    bins = (confidence * _BINS).long().clamp_max(_BINS - 1)
+    gaps = [(right[bins == b].sum() - confidence[bins == b].sum()).abs() for b in range(_BINS)]
+    return float(torch.stack(gaps).sum() / len(labels))

@@ -1,0 +1,1 @@
+"""Tiny students: a model of some ten to some hundred kilobytes that chooses as a much larger teacher does."""

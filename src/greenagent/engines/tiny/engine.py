@@ -1,0 +1,40 @@
+"""Tiny students as an engine."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from greenagent.core.errors import MissingExtraError, ModelError
+from greenagent.engines.base import EngineSettings, parse_options
+from greenagent.engines.classifier import ClassifierEngine
+from greenagent.engines.models import resolve_model
+
+__all__ = ["open_tiny"]
+
+
+class TinyOptions(BaseModel):
+    """There is nothing to set: one thread of a CPU runs it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def open_tiny(model: str, settings: EngineSettings) -> ClassifierEngine:
+    """Loads a model directory whose card names a ``.tiny`` file.
+
+    Raises:
+        ModelError: it has none, or one that does not fit the card.
+    """
+    try:
+        from greenagent.engines.tiny.file import load_tiny
+        from greenagent.engines.tiny.network import TinyNetwork
+    except ImportError as error:
+        raise MissingExtraError("numpy", "serve", "the tiny engine") from error
+    parse_options(TinyOptions, settings.options, "tiny")
+    ref = resolve_model(model)
+    if ref.tiny is None:
+        raise ModelError(f"{ref.name} is no tiny student: use another engine")
+    shape, words, weights = load_tiny(ref.tiny)
+    if ref.card is not None and len(ref.card.interface.choices) != shape.choices:
+        raise ModelError(f"{ref.tiny} has {shape.choices} choices, its card {len(ref.card.interface.choices)}")
+    facts = {"engine": "tiny", "version": "1", "threads": 1, "precision": f"int{shape.bits}"}
+    return ClassifierEngine(ref, TinyNetwork(shape, words, weights), settings, facts)
