@@ -22,12 +22,14 @@ from greenagent.core.calls import Tool
 from greenagent.core.engine import EngineRequest, Grammar
 from greenagent.core.errors import ModelError, RecipeError, RequestError
 from greenagent.core.interface import Interface
-from greenagent.core.records import ModelCard
+from greenagent.core.records import ModelCard, Quality
 from greenagent.engines.tiny.file import TinyShape, load_tiny
 from greenagent.engines.tiny.network import TinyNetwork
 from greenagent.engines.tiny.words import Words, split
 from greenagent.engines.worker import WorkerClient
+from greenagent.serve.local import local_server
 from greenagent.tasks import load_task
+from greenagent.tasks.evaluate import EndpointAnswerer, evaluate
 
 TEXTS = ["Play some jazz", "what's the weather in Oslo?", "", "unheard-of qwertyuiop", "jazz"]
 TINY = {"words": 200, "buckets": 64, "width": 16, "words_from": None, "dropout": 0.0}
@@ -180,6 +182,22 @@ async def test_it_is_served_as_any_model(made: tuple[Path, ModelCard]) -> None:
         assert sum(one[0] != other[0] for one, other in zip(drawn, answers, strict=True)) > 5
         with pytest.raises(RequestError, match="writes nothing"):
             await ask(0, grammar=Grammar(kind="json_schema", text="{}"))
+
+
+def test_it_answers_the_openai_way_inside_the_gateway(made: tuple[Path, ModelCard], tmp_path: Path) -> None:
+    out, card = made
+    examples = load_task(card.recipe["task"]).splits["val"][:40]
+
+    async def ask(url: str) -> Quality:
+        async with EndpointAnswerer(url, card.name, card.interface.tools) as answerer:
+            return await evaluate(answerer, examples, split="val")
+
+    with local_server(out, "--ledger", str(tmp_path / "ledger.db")) as server:
+        quality = asyncio.run(ask(server.url))
+    assert quality.accuracy > 0.8
+    assert quality.energy is not None
+    assert quality.energy.engine_j is not None
+    assert 0 < quality.energy.engine_j < (quality.energy.overhead_j or 0)
 
 
 def test_only_a_choice_can_be_taught(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from greenagent.core.errors import MissingExtraError, ModelError
+from greenagent.core.errors import InputError, MissingExtraError, ModelError
 from greenagent.engines.base import EngineSettings, parse_options
 from greenagent.engines.classifier import ClassifierEngine
 from greenagent.engines.models import resolve_model
@@ -23,6 +23,7 @@ def open_tiny(model: str, settings: EngineSettings) -> ClassifierEngine:
 
     Raises:
         ModelError: it has none, or one that does not fit the card.
+        InputError: a device other than the CPU.
     """
     try:
         from greenagent.engines.tiny.file import load_tiny
@@ -30,6 +31,8 @@ def open_tiny(model: str, settings: EngineSettings) -> ClassifierEngine:
     except ImportError as error:
         raise MissingExtraError("numpy", "serve", "the tiny engine") from error
     parse_options(TinyOptions, settings.options, "tiny")
+    if settings.device not in ("CPU", "AUTO"):
+        raise InputError(f"a tiny student runs on the CPU, not on {settings.device!r}")
     ref = resolve_model(model)
     if ref.tiny is None:
         raise ModelError(f"{ref.name} is no tiny student: use another engine")
