@@ -1,4 +1,4 @@
-"""The peak of a process tree: spikes of this process however short, children while they live, and each block from its own zero."""
+"""The peak of a process tree: short spikes too, children while they live, and each block from its own zero."""
 
 from __future__ import annotations
 
