@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import greenagent
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.readme import render_readme
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Run
+from greenagent.compress.serving import write_served
 from greenagent.core.atomic import write_text
 from greenagent.core.calls import Tool
 from greenagent.core.interface import Interface
@@ -54,26 +52,9 @@ def write_model(
     directory.mkdir(parents=True, exist_ok=True)
     name = f"{recipe.name}-{one.kept_as}" if one.kept_as else recipe.name
     run.say(f"writing {name}")
-    one.candidate.save(directory)
-    form, served = _served_file(one.candidate, directory, name)
-    card = ModelCard(
-        name=name,
-        created_at=datetime.now(UTC),
-        greenagent_version=greenagent.__version__,
-        base=one.candidate.base,
-        recipe=recipe.model_dump(),
-        recipe_sha256=recipe.sha256,
-        task_sha256=task.sha256,
-        architecture=one.candidate.architecture,
-        parameters=one.candidate.parameters,
-        bytes_fp32=one.candidate.bytes_fp32,
-        served_file=served.name,
-        served_bytes=served.stat().st_size,
-        interface=one.interface,
-        steps=one.steps,
-        energy=sum_energy([s.energy for s in one.steps]),
-    )
-    write_text(directory / "card.json", card.model_dump_json(indent=2))  # the engine reads it
+    form, card = write_served(one.candidate, directory, name, one.interface)
+    card.recipe, card.recipe_sha256, card.task_sha256 = recipe.model_dump(), recipe.sha256, task.sha256
+    card.steps, card.energy = one.steps, sum_energy([s.energy for s in one.steps])
     can_answer = one.interface.kind != "chat" or one.candidate.tokenizer.chat_template  # a base model has no chat to be asked in
     for split in (split for split in _REPORT_SPLITS if can_answer and split in task.splits):
         examples = sample(task.splits[split], evaluate_limit)
@@ -101,16 +82,6 @@ def sum_energy(parts: list[Energy]) -> Energy:
         zone=parts[0].zone,
         intensity_g_per_kwh=parts[0].intensity_g_per_kwh,
     )
-
-
-def _served_file(candidate: Candidate, directory: Path, name: str) -> tuple[str, Path]:
-    """The file engines load: the recipe's own quantization, else F16, so that every model can be served."""
-    if candidate.served:
-        form, source = next(iter(candidate.served.items()))
-        target = directory / source.name
-        shutil.copyfile(source, target)
-        return form, target
-    return candidate.export(directory, name)
 
 
 def _served_quality(

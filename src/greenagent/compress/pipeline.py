@@ -43,11 +43,12 @@ def compress(
     record: Recorder | None = None,
     clock: Clock | None = None,
     evaluate_limit: int | None = None,
+    gains: bool = True,
 ) -> ModelCard:
     """Runs ``recipe`` and writes the model directory ``out``; returns its card.
 
     ``record`` is given every finished step (the command line takes it to the ledger). ``evaluate_limit`` bounds the examples
-    per split that the finished models are evaluated on. Errors: all of `greenagent.core.errors`.
+    per split that the finished models are evaluated on; ``gains`` has every step's gain measured on the engine. Errors: all of `greenagent.core.errors`.
     """
     out = out.absolute()
     steps = recipe.typed_steps()
@@ -61,7 +62,7 @@ def compress(
     run = Run(recipe.name, task.interface(), fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out)
     meter = Meter(discover())
     try:
-        runner = StepRunner(meter, clock or SystemClock(), intensity)
+        runner = StepRunner(meter, clock or SystemClock(), intensity, gains=gains)
         kept = _run_steps(recipe, steps, run, runner, record)
         with new_directory(out) as directory:
             cards = [write_model(one, directory, recipe, task, run, intensity, evaluate_limit) for one in kept]
@@ -101,7 +102,7 @@ def _run_steps(
             if candidate is None:
                 candidate = runner.restore(run.work / _folder(steps, number - 1), base) if number > 1 else _base(base, steps)
             run.say(f"step {number}/{len(steps)}: {name}")
-            candidate, fact = runner.apply(name, step, candidate, run)
+            candidate, fact = runner.apply(name, step, candidate, run, facts[-1].serving_after if facts else None)
             if record:
                 record(f"{recipe.name}/{number:02d}-{name}", fact)
         else:

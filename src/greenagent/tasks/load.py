@@ -22,8 +22,8 @@ def load_task(path_or_name: str | Path) -> Task:
 
     A directory holds one split per ``*.jsonl`` file (``train``, ``val``, ``test``, ``oos_val``, ...), named by the file's stem,
     and may have a ``tools.json``, and a ``domains.json`` (domains with the lists of their tools), which gives each example a
-    slice ``domain``. A single file is one split named by its stem. ``text``/``intent`` lines make each distinct intent a tool without
-    arguments, in the order of the names; the intents ``oos``, ``none`` and null mean that no tool fits and are not tools;
+    slice ``domain``. A single file is one split named by its stem. ``text``/``intent`` lines make each distinct intent a tool
+    without arguments, in the order of the names; the intents ``oos``, ``none`` and null mean that no tool fits and are not tools;
     ``messages`` need at least one tool in the task. Errors: `TaskError`, with file and line.
     """
     path = Path(path_or_name)
