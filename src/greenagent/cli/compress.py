@@ -39,6 +39,7 @@ def compress(
     from greenagent.cli.progress import ProgressLine
     from greenagent.cli.training import TrainingRecord
     from greenagent.compress.pipeline import compress as run_recipe
+    from greenagent.compress.readme import payback_line
     from greenagent.compress.recipe import load_recipe
 
     loaded = load_recipe(recipe)
@@ -63,4 +64,5 @@ def compress(
     if as_json:
         emit_json(card)
     else:
-        say(f"{out}: {card.parameters:,} parameters; read {out / 'README.md'}")
+        earned = f"{payback_line(card.payback)}; " if card.payback else ""
+        say(f"{out}: {card.parameters:,} parameters; {earned}read {out / 'README.md'}")

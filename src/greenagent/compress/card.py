@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greenagent.compress.candidate import Candidate
+from greenagent.compress.compare import payback
 from greenagent.compress.readme import render_readme
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Run
@@ -25,7 +26,7 @@ from greenagent.measure.signals.intensity import Intensity
 from greenagent.tasks import Example, Task
 from greenagent.tasks.evaluate import EngineAnswerer, evaluate, sample
 
-__all__ = ["Finished", "sum_energy", "write_model"]
+__all__ = ["Finished", "served_quality", "sum_energy", "write_model"]
 
 _REPORT_SPLITS = ("val", "test")
 _AGREEMENT_PROMPTS = 100
@@ -45,9 +46,20 @@ class Finished:
 
 
 def write_model(
-    one: Finished, out: Path, recipe: Recipe, task: Task, run: Run, intensity: Intensity | None, evaluate_limit: int | None
+    one: Finished,
+    out: Path,
+    recipe: Recipe,
+    task: Task,
+    run: Run,
+    intensity: Intensity | None,
+    evaluate_limit: int | None,
+    select: Quality | None = None,
+    teacher: ModelCard | None = None,
 ) -> ModelCard:
-    """Writes everything into ``out``, or its subdirectory ``kept_as``, and returns the card."""
+    """Writes everything into ``out``, or its subdirectory ``kept_as``, and returns the card.
+
+    ``select`` is its quality on the select split where that was asked for; ``teacher`` the card of the model to compare with.
+    """
     directory = out / one.kept_as
     directory.mkdir(parents=True, exist_ok=True)
     name = f"{recipe.name}-{one.kept_as}" if one.kept_as else recipe.name
@@ -58,8 +70,11 @@ def write_model(
     can_answer = one.interface.kind != "chat" or one.candidate.tokenizer.chat_template  # a base model has no chat to be asked in
     for split in (split for split in _REPORT_SPLITS if can_answer and split in task.splits):
         examples = sample(task.splits[split], evaluate_limit)
-        quality = _served_quality(directory, split, examples, one.interface, task.tools, run, intensity)
+        quality = served_quality(directory, split, examples, one.interface, task.tools, run, intensity)
         card.quality.append(quality.model_copy(update={"engine": f"openvino {form}"}))
+    card.quality += [select] if select else []
+    if teacher:
+        card.teacher, card.teacher_quality, card.payback = teacher.name, teacher.quality, payback(card, teacher)
     card.agreement = _agreement(one.candidate, directory, task, run)
     card.files = [_file_fact(p, form) for p in sorted(directory.iterdir()) if p.is_file() and p.name != "card.json"]
     write_text(directory / "card.json", card.model_dump_json(indent=2))
@@ -84,7 +99,7 @@ def sum_energy(parts: list[Energy]) -> Energy:
     )
 
 
-def _served_quality(
+def served_quality(
     directory: Path,
     split: str,
     examples: list[Example],
@@ -93,6 +108,8 @@ def _served_quality(
     run: Run,
     intensity: Intensity | None,
 ) -> Quality:
+    """Quality and joules of the model in ``directory`` on its engine."""
+
     async def go() -> Quality:
         client = await WorkerClient.start(directory)
         meter = Meter(discover())

@@ -30,8 +30,8 @@ from greenagent.tasks import Example
 
 __all__ = ["ServingMeter", "servable", "write_served"]
 
-_REQUESTS = 32
-_WARM_UP = 4
+_REQUESTS = 20
+_WARM_UP = 3
 
 
 def write_served(candidate: Candidate, directory: Path, name: str, interface: Interface) -> tuple[str, ModelCard]:
@@ -75,7 +75,7 @@ def servable(candidate: Candidate, directory: Path, interface: Interface) -> Ite
 class ServingMeter:
     """Asks candidates the same requests, one at a time, on their engine, and says what one costs.
 
-    ``examples`` are asked (32 at most) after a few others that warm the engine up; ``directory`` is made and removed again.
+    ``examples`` are asked (20 at most) after a few others that warm the engine up; ``directory`` is made and removed again.
     """
 
     def __init__(

@@ -195,7 +195,9 @@ class ModelCard(Record):
     steps: list[StepFact] = Field(default_factory=list)
     quality: list[Quality] = Field(default_factory=list)
     teacher: str | None = Field(default=None, description="the kept model that this one was made smaller from")
-    teacher_quality: list[Quality] = Field(default_factory=list, description="the teacher's, in the same run on the same examples")
+    teacher_quality: list[Quality] = Field(
+        default_factory=list, description="the teacher's, in the same run on the same examples"
+    )
     payback: Payback | None = None
     agreement: dict[str, Any] = Field(default_factory=dict, description="engine against transformers, greedy, token by token")
     energy: Energy = Field(default_factory=Energy, description="the sum over the steps")
