@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from greenagent.cli.app import app
+from greenagent.core.records import Energy, ModelCard, Payback
 
 RECIPE = "name: r\nmodel: {model}\ntask: {task}\nsteps: [{{fine_tune: {options}}}]\n"
 
@@ -50,3 +55,23 @@ def test_a_missing_model_is_named(tmp_path: Path, task: Path) -> None:
     assert result.returncode == 2
     assert not (tmp_path / "out").exists()
     assert "'no-such-model' cannot be loaded" in result.stderr
+
+
+def test_the_last_line_says_when_the_model_has_paid_back(tmp_path: Path, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ModelCard(
+        name="r",
+        created_at=datetime(2026, 5, 1, tzinfo=UTC),
+        greenagent_version="0",
+        base="b",
+        architecture="llama",
+        parameters=1234,
+        bytes_fp32=4936,
+        payback=Payback(teacher="t", making=Energy(energy_j=9.0), split="val", saved_per_request_j=2.0, requests=5),
+    )
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("greenagent.compress.pipeline.compress", lambda *_, **options: asked.update(options) or made)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(model="embedded", task=task, options="{}"))
+    result = CliRunner().invoke(app, ["compress", str(path), "-o", str(tmp_path / "out"), "--ledger", "none", "--no-gains"])
+    assert "1,234 parameters; paid back after 5 requests instead of t" in result.output.strip().splitlines()[-1]
+    assert asked["gains"] is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from greenagent.compress.pipeline import compress
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.train import _last_whole
 from greenagent.compress.work import work_directory
-from greenagent.core.errors import EnvironmentalError, InputError, ModelError, RecipeError, TaskError
+from greenagent.core.errors import EnvironmentalError, InputError, ModelError, QualityError, RecipeError, TaskError
 from greenagent.core.records import ModelCard
 
 STEPS: list[dict[str, dict[str, object] | None]] = [
@@ -46,8 +47,8 @@ STEPS: list[dict[str, dict[str, object] | None]] = [
 Steps = list[dict[str, dict[str, object] | None]]
 
 
-def recipe_for(tiny_dir: Path, task_dir: Path, steps: Steps = STEPS) -> Recipe:
-    return Recipe.model_validate({"name": "tiny", "model": str(tiny_dir), "task": str(task_dir), "steps": steps})
+def recipe_for(tiny_dir: Path, task_dir: Path, steps: Steps = STEPS, **more: object) -> Recipe:
+    return Recipe.model_validate({"name": "tiny", "model": str(tiny_dir), "task": str(task_dir), "steps": steps, **more})
 
 
 def quiet(*_: object) -> None:
@@ -86,6 +87,84 @@ def test_every_step_is_on_the_card_with_its_joules(made: tuple[Path, ModelCard, 
     assert card.energy.carbon_g is not None
 
 
+def test_every_step_says_what_it_gained_on_the_engine_and_its_peak_of_memory(made: tuple[Path, ModelCard, list[str]]) -> None:
+    out, card, _ = made
+    for step in card.steps:
+        assert step.peak_rss_bytes is not None
+        assert 50e6 < step.peak_rss_bytes < 50e9
+        assert step.serving_before is not None
+        assert step.serving_after is not None
+        assert step.serving_after.request_s > 0
+        energy = step.serving_after.energy
+        assert energy.energy_j is not None
+        assert energy.engine_j is not None
+        assert 0 < energy.engine_j < energy.energy_j
+    for earlier, later in itertools.pairwise(card.steps):
+        assert later.serving_before == earlier.serving_after  # measured once
+    before, after = card.steps[4].serving_before, card.steps[4].serving_after  # half the layers
+    assert before is not None
+    assert after is not None
+    assert after.served_bytes < before.served_bytes
+    assert (before.engine, after.engine) == ("openvino F16", "openvino F16")
+    unchanged = card.steps[2]  # synthesize
+    assert unchanged.serving_after == unchanged.serving_before
+    last = card.steps[-1].serving_after
+    assert last is not None
+    assert (last.engine, last.served_bytes) == ("openvino Q8_0", card.served_bytes)
+    assert "Before and after each step: 16 requests" in (out / "README.md").read_text()
+
+
+def test_the_card_holds_the_teachers_slices_and_when_it_has_paid_back(made: tuple[Path, ModelCard, list[str]]) -> None:
+    out, card, _ = made
+    teacher = ModelCard.model_validate_json((out / "teacher" / "card.json").read_text())
+    assert teacher.payback is None
+    assert card.teacher == "tiny-teacher"
+    assert card.teacher_quality == teacher.quality
+    assert card.teacher_quality[0].slices["length=short"][1] == card.quality[0].slices["length=short"][1] == 40
+    assert card.payback is not None
+    saved_j, making_j = card.payback.saved_per_request_j, card.payback.making.energy_j
+    assert saved_j is not None
+    assert making_j == card.energy.energy_j
+    assert making_j is not None
+    request_j = card.quality[0].energy.energy_j / 40 if card.quality[0].energy and card.quality[0].energy.energy_j else None
+    assert card.payback.request_j == request_j
+    assert card.payback.requests == (math.ceil(making_j / saved_j) if saved_j > 0 else None)
+    readme = (out / "README.md").read_text()
+    assert "## Energy payback" in readme
+    assert "| length=short | 40 |" in readme
+
+
+def test_a_slice_that_loses_too_much_ends_the_run_and_keeps_the_work(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "out", []
+    learn = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
+    first: dict[str, dict[str, object] | None] = {"fine_tune": {**learn, "save_as": "teacher"}}
+    limits = {"most_slice_loss": 0.05, "min_slice": 4, "select_share": 0.2}
+
+    def go(*steps: dict[str, dict[str, object] | None], resume: bool = False) -> ModelCard:
+        recipe = recipe_for(tiny_dir, task_dir, [first, *steps], **limits)
+        return compress(recipe, out, resume=resume, progress=quiet, say=said.append, gains=False, evaluate_limit=8)
+
+    with pytest.raises(QualityError, match=r"slice .*=.* loses .*most_slice_loss=0\.05: [01]\.\d+ to .* select examples"):
+        go({"fine_tune": {"learning_rate": 0.3, "max_examples": 32, "batch_size": 8}}, {"quantize": {}})
+    assert not out.exists()
+    assert (work_directory(out) / "01-fine_tune" / "candidate").is_dir()
+    card = go({"prune": {"ffn": 64}}, {"fine_tune": learn}, resume=True)
+    assert "step 1/3: fine_tune (done before)" in said
+    assert [q.split for q in card.quality] == [q.split for q in card.teacher_quality] == ["val", "select"]
+    assert card.quality[-1].examples == 32
+    assert not work_directory(out).exists()
+
+
+def test_a_limit_that_would_watch_no_slice_is_said_before_anything_is_trained(
+    tiny_dir: Path, task_dir: Path, tmp_path: Path
+) -> None:
+    steps: Steps = [{"fine_tune": {"save_as": "teacher"}}, {"quantize": {}}]
+    recipe = recipe_for(tiny_dir, task_dir, steps, most_slice_loss=0.1)
+    with pytest.raises(RecipeError, match="min_slice=20 of the 16 select examples"):
+        compress(recipe, tmp_path / "out", progress=quiet, say=quiet)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_directory_reloads_with_plain_transformers_and_says_the_same(made: tuple[Path, ModelCard, list[str]]) -> None:
     out, card, _ = made
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
@@ -104,7 +183,7 @@ def test_a_killed_run_resumes_and_keeps_its_joules(tiny_dir: Path, task_dir: Pat
     recipe_file = tmp_path / "recipe.yaml"
     recipe_file.write_text(yaml.safe_dump(recipe_for(tiny_dir, task_dir).model_dump()))
     out, work = tmp_path / "out", tmp_path / ".out.work"
-    command = [sys.executable, "-m", "greenagent", "compress", str(recipe_file), "-o", str(out), "--ledger", "none"]
+    command = [sys.executable, "-m", "greenagent", "compress", str(recipe_file), "-o", str(out), "--ledger", "none", "--no-gains"]
     waits_for = work / ("01-fine_tune" if moment == "in training" else "02-quantize/fact.json")
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     deadline = time.monotonic() + 120
@@ -131,21 +210,27 @@ def test_unfinished_work_of_another_recipe_is_not_mixed_in(tiny_dir: Path, task_
     work.mkdir()
     (work / "run.json").write_text(json.dumps({"base": ["other"], "steps": []}))
     with pytest.raises(InputError, match="another model, task, seed"):
-        compress(recipe_for(tiny_dir, task_dir), out, resume=True, progress=quiet, say=quiet)
+        compress(recipe_for(tiny_dir, task_dir), out, resume=True, progress=quiet, say=quiet, gains=False)
 
 
 def test_a_corrected_recipe_keeps_the_steps_that_are_the_same(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first: Steps = [{"prune": {"depth": 3}}, {"prune": {"ffn": 64}}, {"fine_tune": {"max_tokens": 8}}]
     with pytest.raises(TaskError, match="raise max_tokens"):
-        compress(recipe_for(tiny_dir, task_dir, first), out, progress=quiet, say=quiet)
+        compress(recipe_for(tiny_dir, task_dir, first), out, progress=quiet, say=quiet, gains=False)
     said: list[str] = []
     other: Steps = [{"prune": {"depth": 2}}, *first[1:]]
     with pytest.raises(InputError, match=r"step 1 \(prune\) is done and differs"):
-        compress(recipe_for(tiny_dir, task_dir, other), out, resume=True, progress=quiet, say=quiet)
+        compress(recipe_for(tiny_dir, task_dir, other), out, resume=True, progress=quiet, say=quiet, gains=False)
     corrected: Steps = [*first[:2], {"prune": {"depth": 2}}]
     card = compress(
-        recipe_for(tiny_dir, task_dir, corrected), out, resume=True, progress=quiet, say=said.append, evaluate_limit=4
+        recipe_for(tiny_dir, task_dir, corrected),
+        out,
+        resume=True,
+        progress=quiet,
+        say=said.append,
+        gains=False,
+        evaluate_limit=4,
     )
     assert [line for line in said if "done before" in line] == ["step 1/3: prune (done before)", "step 2/3: prune (done before)"]
     assert [s.options for s in card.steps] == [{"depth": 3}, {"ffn": 64}, {"depth": 2}]
@@ -157,7 +242,9 @@ def test_what_a_crash_left_without_its_mark_is_not_taken_for_a_run(tiny_dir: Pat
     (work / "01-prune").mkdir(parents=True)
     (work / "01-prune" / "fact.json").write_text("from another recipe")
     steps: Steps = [{"prune": {"depth": 2}}]
-    card = compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet, evaluate_limit=4)
+    card = compress(
+        recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet, gains=False, evaluate_limit=4
+    )
     assert card.steps[0].options == {"depth": 2}
 
 
@@ -176,7 +263,9 @@ def test_a_checkpoint_cut_short_by_a_crash_is_not_continued_from(cut: str, tmp_p
 
 def test_a_single_file_is_what_is_trained_on(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
     steps: Steps = [{"fine_tune": {"max_examples": 8}}]
-    card = compress(recipe_for(tiny_dir, task_dir / "train.jsonl", steps), tmp_path / "out", progress=quiet, say=quiet)
+    card = compress(
+        recipe_for(tiny_dir, task_dir / "train.jsonl", steps), tmp_path / "out", progress=quiet, say=quiet, gains=False
+    )
     assert card.quality == []  # nothing held out
     assert card.steps[0].quality is not None
 
@@ -185,7 +274,7 @@ def test_what_cannot_be_done_or_written_is_said_before_anything_is_trained(
     tiny_dir: Path, task_dir: Path, tmp_path: Path
 ) -> None:
     def go(model: Path, *steps: dict[str, dict[str, object] | None]) -> None:
-        compress(recipe_for(model, task_dir, list(steps)), tmp_path / "out", progress=quiet, say=quiet)
+        compress(recipe_for(model, task_dir, list(steps)), tmp_path / "out", progress=quiet, say=quiet, gains=False)
 
     with pytest.raises(RecipeError, match=r"step 3 \(prune\): .* has 2 layers; asked to keep 3"):
         go(tiny_dir, {"fine_tune": {}}, {"prune": {"depth": 2}}, {"prune": {"depth": 3}})
@@ -202,7 +291,7 @@ def test_what_cannot_be_done_or_written_is_said_before_anything_is_trained(
 def test_a_teacher_that_no_step_saved_is_named(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
     steps: Steps = [{"distill": {"teacher": "nobody"}}]
     with pytest.raises(RecipeError, match="no teacher 'nobody'"):
-        compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet)
+        compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet, gains=False)
     assert not list(tmp_path.iterdir())  # neither output nor unfinished work stands in the way of the corrected recipe
 
 
@@ -210,7 +299,7 @@ def test_a_foreign_directory_is_never_overwritten(tiny_dir: Path, task_dir: Path
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="not a model directory"):
-        compress(recipe_for(tiny_dir, task_dir), tmp_path / "out", progress=quiet, say=quiet)
+        compress(recipe_for(tiny_dir, task_dir), tmp_path / "out", progress=quiet, say=quiet, gains=False)
     assert (tmp_path / "out" / "thesis.tex").read_text() == "precious"
 
 
@@ -223,7 +312,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_output(
     monkeypatch.setattr("greenagent.compress.language.LanguageModel.save", full)
     steps: Steps = [{"prune": {"depth": 2}}]
     with pytest.raises(EnvironmentalError, match="no space left on the disk"):
-        compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet)
+        compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet, gains=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -236,7 +325,9 @@ def test_every_objective_of_distillation_trains(tiny_dir: Path, task_dir: Path, 
         {"distill": {**common, "divergence": "reverse", "weighing": "convex", "alpha": 0.5}},
         {"distill": {**common, "divergence": "jensen_shannon", "beta": 0.3, "on_policy": 0.7}},
     ]
-    card = compress(recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet, evaluate_limit=8)
+    card = compress(
+        recipe_for(tiny_dir, task_dir, steps), tmp_path / "out", progress=quiet, say=quiet, gains=False, evaluate_limit=8
+    )
     losses = [step.notes["final_loss"] for step in card.steps if step.step == "distill"]
     assert len(losses) == 2
     assert all(math.isfinite(loss) for loss in losses)

@@ -68,3 +68,15 @@ def test_what_no_earlier_step_gives_is_said_before_anything_runs() -> None:
     recipe(
         {"quantize": {"save_as": "t"}}, {"synthesize": {"teacher": "t"}}, {"distill": {"teacher": "t", "synthetic": 1}}
     ).typed_steps()
+
+
+def test_a_limit_on_slices_needs_a_kept_teacher_and_does_not_change_what_is_made() -> None:
+    def recipe(*steps: dict[str, dict[str, object] | None], **more: object) -> Recipe:
+        return Recipe.model_validate({"name": "r", "steps": list(steps), **more})
+
+    with pytest.raises(RecipeError, match="no step keeps a teacher to compare with: give save_as"):
+        recipe({"fine_tune": {}}, {"quantize": {}}, most_slice_loss=0.05).typed_steps()
+    steps = ({"fine_tune": {"save_as": "t"}}, {"quantize": {}})
+    limited = recipe(*steps, most_slice_loss=0.05)
+    limited.typed_steps()
+    assert limited.sha256 == recipe(*steps).sha256

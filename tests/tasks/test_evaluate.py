@@ -71,7 +71,13 @@ async def test_accuracy_interval_slices_and_joules_per_correct() -> None:
     quality = await evaluate(Scripted(answers), rows, split="val", metric="label")
     assert (quality.split, quality.metric, quality.examples, quality.accuracy) == ("val", "label", 8, 6 / 8)
     assert (quality.low, quality.high) == wilson_interval(6, 8)
-    assert quality.slices == {"tool=a": (5 / 6, 6), "tool=b": (0.0, 1), "tool=none": (1.0, 1), "answer=invalid": (0.0, 1)}
+    assert quality.slices == {
+        "tool=a": (5 / 6, 6),
+        "tool=b": (0.0, 1),
+        "tool=none": (1.0, 1),
+        "length=short": (6 / 8, 8),
+        "answer=invalid": (0.0, 1),
+    }
     assert quality.energy is not None
     assert (quality.energy.energy_j, quality.energy.engine_j, quality.energy.overhead_j) == (10.0, 5.0, 5.0)
     assert quality.energy_per_correct_j == 10 / 6
@@ -154,7 +160,7 @@ async def test_pooled_splits_weigh_every_example_alike() -> None:
     second = await evaluate(Scripted(), [example(0, "b")], split="test")
     both = pool([first, second], "val+test")
     assert (both.split, both.examples, both.accuracy) == ("val+test", 4, 0.5)
-    assert both.slices == {"tool=a": (1.0, 2), "tool=b": (0.0, 2)}
+    assert both.slices == {"tool=a": (1.0, 2), "tool=b": (0.0, 2), "length=short": (0.5, 4)}
     assert both.energy is not None
     assert both.energy.energy_j == 4.0
     assert both.energy_per_correct_j == 2.0

@@ -27,6 +27,9 @@ def compress(
     zone: Annotated[str | None, typer.Option(help="Grid zone for carbon, for example DE.")] = None,
     ledger: Annotated[str | None, typer.Option(help="Ledger path or URL; 'none' keeps no record.")] = None,
     evaluate_limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on this many examples per split at most.")] = None,
+    gains: Annotated[
+        bool, typer.Option("--gains/--no-gains", help="Measure on the engine what each step gains; some seconds a step.")
+    ] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Turns a model into a smaller one by a recipe of typed steps; every step is metered.
@@ -36,6 +39,7 @@ def compress(
     from greenagent.cli.progress import ProgressLine
     from greenagent.cli.training import TrainingRecord
     from greenagent.compress.pipeline import compress as run_recipe
+    from greenagent.compress.readme import payback_line
     from greenagent.compress.recipe import load_recipe
 
     loaded = load_recipe(recipe)
@@ -53,10 +57,12 @@ def compress(
                 say=line.say,
                 record=record.step,
                 evaluate_limit=evaluate_limit,
+                gains=gains,
             )
     except KeyboardInterrupt:
         raise fail("interrupted: the same command with --resume continues", 130) from None
     if as_json:
         emit_json(card)
     else:
-        say(f"{out}: {card.parameters:,} parameters; read {out / 'README.md'}")
+        earned = f"{payback_line(card.payback)}; " if card.payback else ""
+        say(f"{out}: {card.parameters:,} parameters; {earned}read {out / 'README.md'}")

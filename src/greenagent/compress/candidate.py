@@ -95,6 +95,10 @@ class Candidate(ABC):
     def export(self, directory: Path, name: str) -> tuple[str, Path]:
         """Writes the file engines load when no step has: its form and its path."""
 
+    def answer_tokens(self, answer: str) -> int:
+        """How many tokens it writes to say ``answer``, the one that ends it included; 1 for a model that chooses."""
+        return 1
+
     @abstractmethod
     def answers_exactly(self, examples: Sequence[Example], interface: Interface) -> list[bool]:
         """Whether it would give exactly the expected answer, for each example."""

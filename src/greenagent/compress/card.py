@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import greenagent
 from greenagent.compress.candidate import Candidate
+from greenagent.compress.compare import payback
 from greenagent.compress.readme import render_readme
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Run
+from greenagent.compress.serving import write_served
 from greenagent.core.atomic import write_text
 from greenagent.core.calls import Tool
 from greenagent.core.interface import Interface
 from greenagent.core.provenance import combine
 from greenagent.core.records import Energy, FileFact, ModelCard, Quality, StepFact
+from greenagent.engines.registry import AUTO, engine_for
 from greenagent.engines.worker import WorkerClient
 from greenagent.measure import energy_record
 from greenagent.measure.meter import Meter
@@ -27,7 +27,7 @@ from greenagent.measure.signals.intensity import Intensity
 from greenagent.tasks import Example, Task
 from greenagent.tasks.evaluate import EngineAnswerer, evaluate, sample
 
-__all__ = ["Finished", "sum_energy", "write_model"]
+__all__ = ["Finished", "served_quality", "sum_energy", "write_model"]
 
 _REPORT_SPLITS = ("val", "test")
 _AGREEMENT_PROMPTS = 100
@@ -47,38 +47,35 @@ class Finished:
 
 
 def write_model(
-    one: Finished, out: Path, recipe: Recipe, task: Task, run: Run, intensity: Intensity | None, evaluate_limit: int | None
+    one: Finished,
+    out: Path,
+    recipe: Recipe,
+    task: Task,
+    run: Run,
+    intensity: Intensity | None,
+    evaluate_limit: int | None,
+    select: Quality | None = None,
+    teacher: ModelCard | None = None,
 ) -> ModelCard:
-    """Writes everything into ``out``, or its subdirectory ``kept_as``, and returns the card."""
+    """Writes everything into ``out``, or its subdirectory ``kept_as``, and returns the card.
+
+    ``select`` is its quality on the select split where that was asked for; ``teacher`` the card of the model to compare with.
+    """
     directory = out / one.kept_as
     directory.mkdir(parents=True, exist_ok=True)
     name = f"{recipe.name}-{one.kept_as}" if one.kept_as else recipe.name
     run.say(f"writing {name}")
-    one.candidate.save(directory)
-    form, served = _served_file(one.candidate, directory, name)
-    card = ModelCard(
-        name=name,
-        created_at=datetime.now(UTC),
-        greenagent_version=greenagent.__version__,
-        base=one.candidate.base,
-        recipe=recipe.model_dump(),
-        recipe_sha256=recipe.sha256,
-        task_sha256=task.sha256,
-        architecture=one.candidate.architecture,
-        parameters=one.candidate.parameters,
-        bytes_fp32=one.candidate.bytes_fp32,
-        served_file=served.name,
-        served_bytes=served.stat().st_size,
-        interface=one.interface,
-        steps=one.steps,
-        energy=sum_energy([s.energy for s in one.steps]),
-    )
-    write_text(directory / "card.json", card.model_dump_json(indent=2))  # the engine reads it
+    form, card = write_served(one.candidate, directory, name, one.interface)
+    card.recipe, card.recipe_sha256, card.task_sha256 = recipe.model_dump(), recipe.sha256, task.sha256
+    card.steps, card.energy = one.steps, sum_energy([s.energy for s in one.steps])
     can_answer = one.interface.kind != "chat" or one.candidate.tokenizer.chat_template  # a base model has no chat to be asked in
     for split in (split for split in _REPORT_SPLITS if can_answer and split in task.splits):
         examples = sample(task.splits[split], evaluate_limit)
-        quality = _served_quality(directory, split, examples, one.interface, task.tools, run, intensity)
-        card.quality.append(quality.model_copy(update={"engine": f"openvino {form}"}))
+        quality = served_quality(directory, split, examples, one.interface, task.tools, run, intensity)
+        card.quality.append(quality.model_copy(update={"engine": f"{engine_for(AUTO, directory)} {form}"}))
+    card.quality += [select] if select else []
+    if teacher:
+        card.teacher, card.teacher_quality, card.payback = teacher.name, teacher.quality, payback(card, teacher)
     card.agreement = _agreement(one.candidate, directory, task, run)
     card.files = [_file_fact(p, form) for p in sorted(directory.iterdir()) if p.is_file() and p.name != "card.json"]
     write_text(directory / "card.json", card.model_dump_json(indent=2))
@@ -103,17 +100,7 @@ def sum_energy(parts: list[Energy]) -> Energy:
     )
 
 
-def _served_file(candidate: Candidate, directory: Path, name: str) -> tuple[str, Path]:
-    """The file engines load: the recipe's own quantization, else F16, so that every model can be served."""
-    if candidate.served:
-        form, source = next(iter(candidate.served.items()))
-        target = directory / source.name
-        shutil.copyfile(source, target)
-        return form, target
-    return candidate.export(directory, name)
-
-
-def _served_quality(
+def served_quality(
     directory: Path,
     split: str,
     examples: list[Example],
@@ -122,6 +109,8 @@ def _served_quality(
     run: Run,
     intensity: Intensity | None,
 ) -> Quality:
+    """Quality and joules of the model in ``directory`` on its engine."""
+
     async def go() -> Quality:
         client = await WorkerClient.start(directory)
         meter = Meter(discover())

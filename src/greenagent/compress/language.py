@@ -46,6 +46,9 @@ class LanguageModel(Candidate):
         export_gguf(self.model, self.tokenizer, path, "F16", name=name)
         return "F16", path
 
+    def answer_tokens(self, answer: str) -> int:
+        return len(self.tokenizer(answer, add_special_tokens=False).input_ids) + 1
+
     def answers_exactly(self, examples: Sequence[Example], interface: Interface) -> list[bool]:
         rows = encode(examples, interface, self.tokenizer, max_tokens=NO_LIMIT)
         return exact_answers(self.model, rows, self.tokenizer.pad_token_id)

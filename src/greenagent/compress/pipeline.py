@@ -7,23 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from greenagent.compress.candidate import Candidate
-from greenagent.compress.card import Finished, write_model
+from greenagent.compress.card import Finished, served_quality, write_model
+from greenagent.compress.compare import check_slices, require_watched, teacher_name
 from greenagent.compress.examples import fit_select
 from greenagent.compress.load import load_candidate
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Progress, Run, StepOptions
+from greenagent.compress.serving import servable
 from greenagent.compress.steps import StepRunner, finished_fact
 from greenagent.compress.train import TrainOptions
-from greenagent.compress.work import open_work, step_folder
+from greenagent.compress.work import allow_changes, open_work, step_folder
 from greenagent.core.atomic import new_directory
 from greenagent.core.clock import Clock, SystemClock
-from greenagent.core.errors import InputError, RecipeError
+from greenagent.core.errors import InputError, QualityError, RecipeError
 from greenagent.core.interface import Interface
-from greenagent.core.records import ModelCard, StepFact
+from greenagent.core.records import ModelCard, Quality, StepFact
 from greenagent.engines.models import load_card
 from greenagent.measure.meter import Meter
 from greenagent.measure.sensors import discover
-from greenagent.measure.signals.intensity import lookup
+from greenagent.measure.signals.intensity import Intensity, lookup
 from greenagent.tasks import Task, load_task
 
 __all__ = ["Recorder", "compress"]
@@ -43,11 +45,13 @@ def compress(
     record: Recorder | None = None,
     clock: Clock | None = None,
     evaluate_limit: int | None = None,
+    gains: bool = True,
 ) -> ModelCard:
     """Runs ``recipe`` and writes the model directory ``out``; returns its card.
 
-    ``record`` is given every finished step (the command line takes it to the ledger). ``evaluate_limit`` bounds the examples
-    per split that the finished models are evaluated on. Errors: all of `greenagent.core.errors`.
+    ``record`` is given every finished step (the command line takes it to the ledger). ``evaluate_limit`` bounds the examples per
+    split that the finished models are evaluated on; ``gains`` has every step's gain measured on the engine. Errors: all of
+    `greenagent.core.errors`.
     """
     out = out.absolute()
     steps = recipe.typed_steps()
@@ -61,10 +65,14 @@ def compress(
     run = Run(recipe.name, task.interface(), fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out)
     meter = Meter(discover())
     try:
-        runner = StepRunner(meter, clock or SystemClock(), intensity)
+        if recipe.most_slice_loss is not None:
+            require_watched(select, recipe.min_slice)
+        runner = StepRunner(meter, clock or SystemClock(), intensity, gains=gains)
         kept = _run_steps(recipe, steps, run, runner, record)
-        with new_directory(out) as directory:
-            cards = [write_model(one, directory, recipe, task, run, intensity, evaluate_limit) for one in kept]
+        card = _write_models(kept, out, recipe, steps, task, run, intensity, evaluate_limit)
+    except QualityError:
+        allow_changes(work)
+        raise
     except InputError:
         if not any(work.glob("*/fact.json")) and not any(work.glob("*/checkpoints")):
             shutil.rmtree(work, ignore_errors=True)  # nothing was done yet: the corrected recipe starts afresh
@@ -72,7 +80,49 @@ def compress(
     finally:
         meter.close()
     shutil.rmtree(work, ignore_errors=True)
-    return cards[-1]
+    return card
+
+
+def _write_models(
+    kept: list[Finished],
+    out: Path,
+    recipe: Recipe,
+    steps: list[tuple[str, StepOptions]],
+    task: Task,
+    run: Run,
+    intensity: Intensity | None,
+    evaluate_limit: int | None,
+) -> ModelCard:
+    """Every kept model, each beside its teacher where that is among them; the card of the last."""
+    teacher = teacher_name([step for _, step in steps])
+    select = _hold_slices(recipe, teacher, kept, task, run, intensity)
+    cards: dict[str | None, ModelCard] = {}
+    with new_directory(out) as directory:
+        for one in kept:
+            card = write_model(
+                one, directory, recipe, task, run, intensity, evaluate_limit, select.get(one.kept_as), cards.get(teacher)
+            )
+            cards[one.kept_as] = card
+    return cards[""]
+
+
+def _hold_slices(
+    recipe: Recipe, teacher: str | None, kept: list[Finished], task: Task, run: Run, intensity: Intensity | None
+) -> dict[str, Quality]:
+    """Where the recipe says ``most_slice_loss``: teacher and last model on select, as they are served; by their ``kept_as``.
+
+    Raises `QualityError` when a slice has lost more.
+    """
+    if recipe.most_slice_loss is None or teacher is None:
+        return {}
+    found: dict[str, Quality] = {}
+    for one in kept:
+        if one.kept_as in (teacher, ""):
+            with servable(one.candidate, run.work / "serving", one.interface) as (form, _):
+                asked = (run.work / "serving", "select", list(run.select), one.interface, task.tools, run, intensity)
+                found[one.kept_as] = served_quality(*asked).model_copy(update={"engine": f"openvino {form}"})
+    check_slices(found[""], found[teacher], recipe.most_slice_loss, recipe.min_slice)
+    return found
 
 
 def _load_task(name: str) -> Task:
@@ -101,7 +151,7 @@ def _run_steps(
             if candidate is None:
                 candidate = runner.restore(run.work / _folder(steps, number - 1), base) if number > 1 else _base(base, steps)
             run.say(f"step {number}/{len(steps)}: {name}")
-            candidate, fact = runner.apply(name, step, candidate, run)
+            candidate, fact = runner.apply(name, step, candidate, run, facts[-1].serving_after if facts else None)
             if record:
                 record(f"{recipe.name}/{number:02d}-{name}", fact)
         else:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from greenagent.core.records import ModelCard, Quality, StepFact
+from greenagent.compress.compare import slice_changes
+from greenagent.core.records import ModelCard, Payback, Quality, ServingCost, StepFact
 from greenagent.core.units import format_bytes, format_si
 
-__all__ = ["render_readme"]
+__all__ = ["payback_line", "render_readme"]
+
+_SLICES_SHOWN = 20
 
 
 def render_readme(card: ModelCard) -> str:
@@ -14,8 +17,10 @@ def render_readme(card: ModelCard) -> str:
         f"---\nlibrary_name: greenagent\nbase_model: {card.base}\n---\n\n# {card.name}\n",
         _facts(card),
         "## Quality\n\n" + _quality_table(card.quality),
+        *_slice_tables(card),
         "## How it was made\n\n" + _step_table(card.steps),
         f"Making it took {format_si(card.energy.energy_j, 'J')} ({card.energy.provenance or 'provenance unknown'}).\n",
+        *([_payback(card.payback)] if card.payback else []),
         _agreement(card),
         _use(card),
     ]
@@ -43,17 +48,84 @@ def _quality_table(rows: list[Quality]) -> str:
     )
 
 
+def _slice_tables(card: ModelCard) -> list[str]:
+    """One table for every split that the teacher was asked too: its slices beside this model's."""
+    teacher = {(q.split, q.examples): q for q in card.teacher_quality}
+    pairs = [(q, teacher[q.split, q.examples]) for q in card.quality if (q.split, q.examples) in teacher]
+    return [_slice_table(own, other, card.teacher or "teacher") for own, other in pairs if slice_changes(own, other)]
+
+
+def _slice_table(own: Quality, teacher: Quality, name: str) -> str:
+    rows = slice_changes(own, teacher)
+    more = (
+        f"\n{len(rows) - _SLICES_SHOWN} more slices, which lost less, are in `card.json`.\n" if len(rows) > _SLICES_SHOWN else ""
+    )
+    head = f"### Slices of {own.split}: this model against {name}\n\n"
+    head += "| slice | examples | teacher | this model | change |\n|---|---|---|---|---|\n"
+    return head + "".join(_slice_row(*row) for row in rows[:_SLICES_SHOWN]) + more
+
+
+def _slice_row(name: str, examples: int, before: float, after: float) -> str:
+    return f"| {name.replace('|', chr(92) + '|')} | {examples} | {before:.4f} | {after:.4f} | {after - before:+.4f} |\n"
+
+
 def _step_table(steps: list[StepFact]) -> str:
-    head = "| step | parameters | bytes | exact answers (select) | time | energy |\n|---|---|---|---|---|---|\n"
-    return head + "".join(
+    head = "| step | parameters | bytes | exact answers (select) | time | energy | peak memory |\n|---|---|---|---|---|---|---|\n"
+    table = head + "".join(
         f"| {s.step} | {s.parameters_after or 0:,} | {format_bytes(s.bytes_after or 0)} | {_accuracy(s.quality)} "
-        f"| {s.duration_s or 0:.0f} s | {format_si(s.energy.energy_j, 'J')} |\n"
+        f"| {s.duration_s or 0:.0f} s | {format_si(s.energy.energy_j, 'J')} "
+        f"| {format_bytes(s.peak_rss_bytes) if s.peak_rss_bytes else 'unknown'} |\n"
         for s in steps
     )
+    return table + _gain_table(steps)
+
+
+def _gain_table(steps: list[StepFact]) -> str:
+    """What each step gained on the engine; empty where that was not measured."""
+    measured = [(s.step, s.serving_before, s.serving_after) for s in steps]
+    rows = [_gain_row(step, before, after) for step, before, after in measured if before and after]
+    if not rows:
+        return ""
+    asked = next(s.serving_after.requests for s in steps if s.serving_after)
+    return (
+        "\n| step | served file | time per request | energy per request (total) | of it the engine's | engine |\n"
+        f"|---|---|---|---|---|---|\n{''.join(rows)}\nBefore and after each step: {asked} requests of select, one at a time, "
+        "with room for the expected answer; time is the median.\n"
+    )
+
+
+def _gain_row(step: str, before: ServingCost, after: ServingCost) -> str:
+    pairs = [
+        (format_bytes(before.served_bytes), format_bytes(after.served_bytes)),
+        (format_si(before.request_s, "s"), format_si(after.request_s, "s")),
+        (format_si(before.energy.energy_j, "J"), format_si(after.energy.energy_j, "J")),
+        (format_si(before.energy.engine_j, "J"), format_si(after.energy.engine_j, "J")),
+        (before.engine, after.engine),
+    ]
+    return f"| {step} | {' | '.join(old if old == new else f'{old} to {new}' for old, new in pairs)} |\n"
 
 
 def _accuracy(quality: Quality | None) -> str:
     return f"{quality.accuracy:.4f}" if quality else ""
+
+
+def payback_line(found: Payback) -> str:
+    """After how many requests the model has earned back what making it took, in a sentence without its full stop."""
+    if found.saved_per_request_j is None or found.making.energy_j is None:
+        return "when it has paid back is not known"
+    if found.requests is None:
+        return f"it never pays back: a request takes {format_si(-found.saved_per_request_j, 'J')} more than on {found.teacher}"
+    return f"paid back after {found.requests:,} requests instead of {found.teacher} ({found.provenance or 'provenance unknown'})"
+
+
+def _payback(found: Payback) -> str:
+    making = format_si(found.making.energy_j, "J")
+    own, teacher = format_si(found.request_j, "J"), format_si(found.teacher_request_j, "J")
+    return (
+        f"## Energy payback\n\nA request takes {own} here ({found.engine}) and {teacher} on {found.teacher} "
+        f"({found.teacher_engine}), in total, on the same examples of {found.split} in the same run. All steps together, the "
+        f"teacher's among them, took {making}: {payback_line(found)}.\n"
+    )
 
 
 def _agreement(card: ModelCard) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from greenagent.compress.compare import teacher_name
 from greenagent.core.errors import MissingExtraError, RecipeError, nearest
 
 __all__ = ["Recipe", "built_in_steps", "load_recipe"]
@@ -64,6 +65,12 @@ class Recipe(BaseModel):
     task: str = Field(default="assistant", description="what to learn: `assistant`, or a directory or file of labelled examples")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of everything that is drawn")
     select_share: float = Field(default=0.1, gt=0, lt=1, description="part of train kept for watching, never trained on")
+    most_slice_loss: float | None = Field(
+        default=None, ge=0, le=1, description="most accuracy that a slice may lose against the teacher on select; else an error"
+    )
+    min_slice: int = Field(
+        default=20, ge=1, description="examples of select that a slice needs for most_slice_loss to hold for it"
+    )
     steps: list[dict[str, dict[str, Any] | None]] = Field(min_length=1, description="one key each: the step, with its options")
 
     @field_validator("steps", mode="before")
@@ -92,12 +99,16 @@ class Recipe(BaseModel):
             except RecipeError as error:
                 raise RecipeError(f"step {number} ({name}): {error}") from error
             typed.append((name, step))
+        if self.most_slice_loss is not None and teacher_name([step for _, step in typed]) is None:
+            raise RecipeError(
+                "most_slice_loss: no step keeps a teacher to compare with: give save_as to the step that finishes it"
+            )
         return typed
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that determines the outcome."""
-        return hashlib.sha256(self.model_dump_json(exclude={"description"}).encode()).hexdigest()
+        """Hash of everything that determines what is made; what a slice may lose decides only whether it is accepted."""
+        return hashlib.sha256(self.model_dump_json(exclude={"description", "most_slice_loss", "min_slice"}).encode()).hexdigest()
 
 
 def load_recipe(path: Path) -> Recipe:

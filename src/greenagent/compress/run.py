@@ -86,6 +86,11 @@ class StepOptions(BaseModel, ABC):
     def check(self, earlier: Sequence[StepOptions]) -> None:
         """Raises `RecipeError` when this step needs something that no ``earlier`` step of the recipe gives."""
 
+    @property
+    def teachers(self) -> list[str]:
+        """The names of the models that it learns from."""
+        return []
+
     families: ClassVar[tuple[Family, ...]] = ("language",)
     """The kinds of models that the step works on."""
 

@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions
+from greenagent.compress.serving import ServingMeter
 from greenagent.core.atomic import disk_errors, write_text
 from greenagent.core.clock import Clock
-from greenagent.core.records import Quality, StepFact
+from greenagent.core.records import Quality, ServingCost, StepFact
 from greenagent.measure import energy_record
+from greenagent.measure.memory import PeakMemory
 from greenagent.measure.meter import Meter
 from greenagent.measure.proc import tree_cpu_s
 from greenagent.measure.signals.intensity import Intensity
@@ -29,17 +31,23 @@ _WRITE_EVERY_S = 5.0
 
 
 class Spent(BaseModel):
-    """What a step has used so far, kept on disk, so that a crash does not make its joules vanish."""
+    """What a step has used so far, kept on disk, so that a crash does not make its joules and its peak of memory vanish."""
 
     model_config = ConfigDict(extra="forbid")
 
     energy_j: float = 0.0
     cpu_s: float = 0.0
     duration_s: float = 0.0
+    peak_rss_bytes: int = 0
 
-    def plus(self, energy_j: float, cpu_s: float, duration_s: float) -> Spent:
-        """The sum."""
-        return Spent(energy_j=self.energy_j + energy_j, cpu_s=self.cpu_s + cpu_s, duration_s=self.duration_s + duration_s)
+    def plus(self, energy_j: float, cpu_s: float, duration_s: float, peak_rss_bytes: int) -> Spent:
+        """The sum, and the higher peak."""
+        return Spent(
+            energy_j=self.energy_j + energy_j,
+            cpu_s=self.cpu_s + cpu_s,
+            duration_s=self.duration_s + duration_s,
+            peak_rss_bytes=max(self.peak_rss_bytes, peak_rss_bytes),
+        )
 
 
 def finished_fact(step_dir: Path) -> StepFact | None:
@@ -49,29 +57,43 @@ def finished_fact(step_dir: Path) -> StepFact | None:
 
 
 class StepRunner:
-    """Applies steps under one meter; every step leaves ``fact.json`` last, which marks it as done."""
+    """Applies steps under one meter; every step leaves ``fact.json``, which marks it as done.
 
-    def __init__(self, meter: Meter, clock: Clock, intensity: Intensity | None) -> None:
+    With ``gains`` what a request costs on the engine is measured before and after each step.
+    """
+
+    def __init__(self, meter: Meter, clock: Clock, intensity: Intensity | None, *, gains: bool = True) -> None:
         self._meter = meter
         self._clock = clock
         self._intensity = intensity
+        self._gains = gains
 
-    def apply(self, name: str, step: StepOptions, candidate: Candidate, run: Run) -> tuple[Candidate, StepFact]:
-        """Runs ``step`` in ``run.step_dir`` and returns the new candidate with the step's fact."""
+    def apply(
+        self, name: str, step: StepOptions, candidate: Candidate, run: Run, serving: ServingCost | None = None
+    ) -> tuple[Candidate, StepFact]:
+        """Runs ``step`` in ``run.step_dir`` and returns the new candidate with the step's fact.
+
+        ``serving`` is what a request costs on the candidate, where the step before has measured it.
+        """
         run.step_dir.mkdir(parents=True, exist_ok=True)
-        before = candidate.parameters
+        parameters = candidate.parameters
         run.notes = {}
-        spent = _Spending(run.step_dir / "spent.json", self._meter, self._clock)
+        peak = PeakMemory()
+        spent = _Spending(run.step_dir / "spent.json", self._meter, self._clock, peak)
         metered = replace(run, progress=spent.watch(run.progress))
         with disk_errors(str(run.step_dir)):
-            candidate = step.apply(candidate, metered)
-            quality = self._select_quality(candidate, run)
-            fact = self._fact(name, step, candidate, before, spent.now())
-            fact.notes, fact.quality = dict(metered.notes), quality
-            self._keep(candidate, run.step_dir)
+            serving = serving or self._serving(candidate, run)
+            with peak:
+                changed = step.apply(candidate, metered)
+                quality = self._select_quality(changed, run)
+            self._keep(changed, run.step_dir)
+            served = serving if changed is candidate else self._serving(changed, run)
+        fact = self._fact(name, step, changed, parameters, spent.now())
+        fact.notes, fact.quality = dict(metered.notes), quality
+        fact.serving_before, fact.serving_after = serving, served
         write_text(run.step_dir / "fact.json", fact.model_dump_json(indent=2))
         shutil.rmtree(run.step_dir / "checkpoints", ignore_errors=True)
-        return candidate, fact
+        return changed, fact
 
     def restore(self, step_dir: Path, base: str) -> Candidate:
         """The candidate a finished step left."""
@@ -91,8 +113,16 @@ class StepRunner:
             bytes_after=size,
             duration_s=spent.duration_s,
             cpu_s=spent.cpu_s,
+            peak_rss_bytes=spent.peak_rss_bytes,
             energy=energy_record(spent.energy_j, None, None, self._meter.provenance, self._intensity),
         )
+
+    def _serving(self, candidate: Candidate, run: Run) -> ServingCost | None:
+        if not self._gains:
+            return None
+        run.say("measuring what a request costs on the engine")
+        serving = ServingMeter(run.select, run.interface, run.step_dir / "serving", self._meter, self._clock, self._intensity)
+        return serving.cost(candidate)
 
     def _select_quality(self, candidate: Candidate, run: Run) -> Quality:
         examples = list(run.select)[:_SELECT_EXAMPLES]
@@ -118,12 +148,13 @@ class StepRunner:
 
 
 class _Spending:
-    """Joules, CPU seconds and seconds since the step first began, over restarts."""
+    """Joules, CPU seconds, seconds and the peak of memory since the step first began, over restarts."""
 
-    def __init__(self, path: Path, meter: Meter, clock: Clock) -> None:
+    def __init__(self, path: Path, meter: Meter, clock: Clock, peak: PeakMemory) -> None:
         self._path = path
         self._meter = meter
         self._clock = clock
+        self._peak = peak
         self._earlier = Spent.model_validate_json(path.read_text()) if path.is_file() else Spent()
         self._start_j = meter.total_j()
         self._start_cpu_s = tree_cpu_s(os.getpid())
@@ -134,6 +165,7 @@ class _Spending:
             self._meter.total_j() - self._start_j,
             tree_cpu_s(os.getpid()) - self._start_cpu_s,
             self._clock.monotonic_s() - self._start_s,
+            self._peak.bytes,
         )
 
     def watch(self, progress: Any) -> Any:

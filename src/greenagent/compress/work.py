@@ -1,7 +1,7 @@
 """Where an unfinished run lives: one folder per step, and a mark that says which run it is.
 
 A run is continued with the recipe it was begun with, or with one whose finished steps are the same: a mistake in a later step
-does not cost the training before it.
+does not cost the training before it. Finished steps change only after a run whose model was not good enough.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from greenagent.compress.run import StepOptions
 from greenagent.core.atomic import disk_errors, write_text
 from greenagent.core.errors import InputError
 
-__all__ = ["open_work", "step_folder", "work_directory"]
+__all__ = ["allow_changes", "open_work", "step_folder", "work_directory"]
 
 _MARK = "run.json"
+_CHANGES = "finished steps may change"
 
 
 def work_directory(out: Path) -> Path:
@@ -54,6 +55,12 @@ def open_work(
     return work
 
 
+def allow_changes(work: Path) -> None:
+    """Lets the next ``--resume`` change steps that are finished, because what they gave is not good enough."""
+    mark = json.loads((work / _MARK).read_text(encoding="utf-8"))
+    write_text(work / _MARK, json.dumps({**mark, _CHANGES: True}))
+
+
 def _forget_changed(work: Path, mark: dict[str, Any]) -> None:
     """Removes what was begun of steps that the recipe now has otherwise; a finished one among them is an error."""
     old = json.loads((work / _MARK).read_text(encoding="utf-8"))
@@ -67,7 +74,7 @@ def _forget_changed(work: Path, mark: dict[str, Any]) -> None:
         folder = work / step_folder(number, name)
         if folder.name in kept or not folder.is_dir():
             continue
-        if (folder / "fact.json").is_file():
+        if (folder / "fact.json").is_file() and not old.get(_CHANGES):
             raise InputError(
                 f"{work} was begun with another recipe: its step {number} ({name}) is done and differs; add --restart"
             )

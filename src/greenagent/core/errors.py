@@ -9,7 +9,8 @@
     ├── MissingExtraError           3   an optional dependency is not installed: the message has the command
     ├── EnvironmentalError          4   the machine refused: permission, disk, port, no counter
     ├── EngineError                 5   an engine died, hung or answered wrongly
-    └── IntegrityError              6   a record does not verify
+    ├── IntegrityError              6   a record does not verify
+    └── QualityError                7   what was made is not as good as was asked
 
 Messages say what was wrong, with the value, and what would be right.
 """
@@ -27,6 +28,7 @@ __all__ = [
     "IntegrityError",
     "MissingExtraError",
     "ModelError",
+    "QualityError",
     "RecipeError",
     "RequestError",
     "TaskError",
@@ -93,6 +95,12 @@ class IntegrityError(GreenagentError):
     """A stored record does not verify."""
 
     exit_code = 6
+
+
+class QualityError(GreenagentError):
+    """What was made is not as good as was asked."""
+
+    exit_code = 7
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:

@@ -14,7 +14,17 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from greenagent.core.interface import Interface
 from greenagent.core.provenance import Provenance
 
-__all__ = ["Activity", "ActivityKind", "Energy", "FileFact", "ModelCard", "Quality", "StepFact"]
+__all__ = [
+    "Activity",
+    "ActivityKind",
+    "Energy",
+    "FileFact",
+    "ModelCard",
+    "Payback",
+    "Quality",
+    "ServingCost",
+    "StepFact",
+]
 
 ActivityKind = Literal["request", "idle", "overhead", "training", "evaluation", "command", "job", "bench"]
 
@@ -95,8 +105,27 @@ class Quality(BaseModel):
     engine: str | None = Field(default=None, description="the engine and precision that answered")
 
 
+class ServingCost(BaseModel):
+    """What one request costs on the engine: the same requests, one at a time, before and after a step.
+
+    A request may have as many tokens in its answer as the expected one, so that a model which no longer ends its answers is not
+    taken for a slow one.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    engine: str = Field(description="the engine and the form of the file")
+    served_bytes: int = Field(description="of the file that the engine loads")
+    requests: int = Field(description="how many were asked")
+    request_s: float = Field(description="median seconds of a request")
+    energy: Energy = Field(description="mean of a request; engine_j is the engine's own process")
+
+
 class StepFact(BaseModel):
-    """What one recipe step did to the model, and what that took."""
+    """What one recipe step did to the model, and what that took.
+
+    Seconds, joules and CPU seconds are of all its work, checks and measurements too; ``peak_rss_bytes`` is of the step proper.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -108,8 +137,31 @@ class StepFact(BaseModel):
     duration_s: float | None = None
     energy: Energy = Field(default_factory=Energy)
     cpu_s: float | None = None
+    peak_rss_bytes: int | None = Field(default=None, description="the most memory that its processes held at once")
+    serving_before: ServingCost | None = None
+    serving_after: ServingCost | None = None
     quality: Quality | None = None
     notes: dict[str, Any] = Field(default_factory=dict)
+
+
+class Payback(BaseModel):
+    """When the joules that making a model took are earned back by serving it instead of its teacher.
+
+    ``requests`` is ``making.energy_j / saved_per_request_j``, rounded up; ``None`` where nothing is saved, or not known.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    teacher: str
+    making: Energy = Field(description="all steps up to the model, the teacher's among them")
+    split: str = Field(description="whose examples both were asked")
+    engine: str | None = None
+    teacher_engine: str | None = None
+    request_j: float | None = Field(default=None, description="total joules per request of this model")
+    teacher_request_j: float | None = None
+    saved_per_request_j: float | None = Field(default=None, description="less than 0: this model takes more than its teacher")
+    requests: int | None = None
+    provenance: Provenance | None = Field(default=None, description="of the number of requests")
 
 
 class FileFact(BaseModel):
@@ -142,6 +194,11 @@ class ModelCard(Record):
     interface: Interface = Field(default_factory=Interface)
     steps: list[StepFact] = Field(default_factory=list)
     quality: list[Quality] = Field(default_factory=list)
+    teacher: str | None = Field(default=None, description="the kept model that this one was made smaller from")
+    teacher_quality: list[Quality] = Field(
+        default_factory=list, description="the teacher's, in the same run on the same examples"
+    )
+    payback: Payback | None = None
     agreement: dict[str, Any] = Field(default_factory=dict, description="engine against transformers, greedy, token by token")
     energy: Energy = Field(default_factory=Energy, description="the sum over the steps")
     notes: list[str] = Field(default_factory=list)

@@ -2,7 +2,8 @@
 
 `measurement` (a block of Python), `command` (a command line), `relay` (its signals), `trainer` (a transformers callback),
 `meter` (windows over sensors), `sensors` (where joules come from), `attribution` (joules of a batched engine to its requests),
-`proc` (CPU time of process trees), `cpu_power` (watts by CPU), `signals` (carbon intensity), `record` (joules as a record).
+`proc` (CPU time of process trees), `memory` (their peak), `cpu_power` (watts by CPU), `signals` (carbon intensity), `record`
+(joules as a record).
 
 The module itself is callable, because ``greenagent.measure`` is this package and also the function `measure`::
 

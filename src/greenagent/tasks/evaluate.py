@@ -18,6 +18,7 @@ from greenagent.tasks.answer import Answer, Answerer, EngineAnswerer
 from greenagent.tasks.endpoint import EndpointAnswerer
 from greenagent.tasks.records import Example
 from greenagent.tasks.score import scorer, wilson_interval
+from greenagent.tasks.slices import slices_of
 
 __all__ = ["Answer", "Answerer", "EndpointAnswerer", "EngineAnswerer", "evaluate", "pool", "sample", "wilson_interval"]
 
@@ -118,7 +119,7 @@ async def _ask(answerer: Answerer, examples: Sequence[Example], concurrency: int
 def _slices(examples: Sequence[Example], answers: Sequence[Answer], verdicts: Sequence[bool]) -> dict[str, tuple[float, int]]:
     rows: dict[str, list[bool]] = defaultdict(list)
     for example, answer, verdict in zip(examples, answers, verdicts, strict=True):
-        for key, value in example.slices.items():
+        for key, value in slices_of(example).items():
             rows[f"{key}={value}"].append(verdict)
         if answer.calls is None:
             rows[f"answer={'invalid' if answer.error is None else 'error'}"].append(verdict)

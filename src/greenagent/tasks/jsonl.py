@@ -6,7 +6,7 @@ form.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from greenagent.core.errors import TaskError, nearest
 from greenagent.core.interface import Message, label_text
 from greenagent.tasks.records import NO_TOOL_INTENTS, Example, InterfaceKind
 from greenagent.tasks.schema import call_problem, short, tool_problem
+from greenagent.tasks.slices import domain_slice
 
 __all__ = ["JsonlReader", "read_tools"]
 
@@ -28,13 +29,14 @@ class JsonlReader:
 
     After iteration ``tools`` holds every tool met (the intents' names sorted, in a ``text``/``intent`` file) and ``kind`` the
     form of the lines (``None`` for a file without lines). ``tools`` given beforehand are those of a ``tools.json``: calls are
-    validated against them.
+    validated against them. ``domains`` are those of a ``domains.json``: the domain of each tool.
     """
 
-    def __init__(self, path: Path, tools: list[Tool] | None = None) -> None:
+    def __init__(self, path: Path, tools: list[Tool] | None = None, domains: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.kind: InterfaceKind | None = None
         self._known: dict[str, Tool] = {t.name: t for t in tools or []}
+        self._domains = domains or {}
         self._line_tools: tuple[Any, dict[str, Tool]] = (None, {})
 
     @property
@@ -90,7 +92,7 @@ class JsonlReader:
         expected: list[ToolCall] = []
         if intent not in NO_TOOL_INTENTS:
             expected = [ToolCall(name=self._intent(intent, number))]
-        slices = {"tool": expected[0].name if expected else "none"}
+        slices = {"tool": expected[0].name if expected else "none", **domain_slice(expected, self._domains)}
         return Example(
             id=f"{self.path.stem}:{number}", messages=[Message(role="user", content=text)], expected=expected, slices=slices
         )
@@ -121,8 +123,8 @@ class JsonlReader:
             if problem := call_problem(call, tools):
                 raise self._fail(number, problem)
         metadata = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
-        slices = {str(k): str(v) for k, v in (metadata or {}).items() if k != "id"}
         expected = messages[-1].tool_calls
+        slices = domain_slice(expected, self._domains) | {str(k): str(v) for k, v in (metadata or {}).items() if k != "id"}
         slices.setdefault("tool", "+".join(c.name for c in expected) or "none")
         name = str((metadata or {}).get("id") or f"{self.path.stem}:{number}")
         return Example(id=name, messages=messages[:-1], expected=expected, slices=slices)

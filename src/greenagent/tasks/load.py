@@ -10,6 +10,7 @@ from greenagent.core.errors import TaskError, nearest
 from greenagent.tasks.embedded import ASSISTANT, generate
 from greenagent.tasks.jsonl import JsonlReader, read_tools
 from greenagent.tasks.records import Example, InterfaceKind, Task
+from greenagent.tasks.slices import DOMAINS_FILE, read_domains
 
 __all__ = ["iter_examples", "load_task"]
 
@@ -20,9 +21,10 @@ def load_task(path_or_name: str | Path) -> Task:
     """The task at a path, or the embedded task ``"assistant"`` (seed 0).
 
     A directory holds one split per ``*.jsonl`` file (``train``, ``val``, ``test``, ``oos_val``, ...), named by the file's stem,
-    and may have a ``tools.json``. A single file is one split named by its stem. ``text``/``intent`` lines make each distinct
-    intent a tool without arguments, in the order of the names; the intents ``oos``, ``none`` and null mean that no tool fits and
-    are not tools; ``messages`` need at least one tool in the task. Errors: `TaskError`, with file and line.
+    and may have a ``tools.json``, and a ``domains.json`` (domains with the lists of their tools), which gives each example a
+    slice ``domain``. A single file is one split named by its stem. ``text``/``intent`` lines make each distinct intent a tool
+    without arguments, in the order of the names; the intents ``oos``, ``none`` and null mean that no tool fits and are not tools;
+    ``messages`` need at least one tool in the task. Errors: `TaskError`, with file and line.
     """
     path = Path(path_or_name)
     if str(path_or_name) == ASSISTANT and not path.exists():
@@ -40,7 +42,7 @@ def load_task(path_or_name: str | Path) -> Task:
 
 def iter_examples(path: str | Path) -> Iterator[Example]:
     """Streams one JSONL file without holding it in memory; a ``tools.json`` beside it is read first. Errors: `TaskError`."""
-    return iter(JsonlReader(Path(path), _tools_beside(Path(path))))
+    return iter(JsonlReader(Path(path), _tools_beside(Path(path)), _domains_beside(Path(path))))
 
 
 def _tools_beside(path: Path) -> list[Tool]:
@@ -48,13 +50,18 @@ def _tools_beside(path: Path) -> list[Tool]:
     return read_tools(beside) if beside.is_file() else []
 
 
+def _domains_beside(path: Path) -> dict[str, str]:
+    beside = path.parent / DOMAINS_FILE
+    return read_domains(beside) if beside.is_file() else {}
+
+
 def _load(name: str, files: list[Path]) -> Task:
-    declared = _tools_beside(files[0])
+    declared, domains = _tools_beside(files[0]), _domains_beside(files[0])
     tools: dict[str, Tool] = {}
     kinds: dict[InterfaceKind, Path] = {}
     splits: dict[str, list[Example]] = {}
     for file in files:
-        reader = JsonlReader(file, declared)
+        reader = JsonlReader(file, declared, domains)
         splits[file.stem] = list(reader)
         if reader.kind is None:
             raise TaskError(f"{file} has no examples")

@@ -45,6 +45,10 @@ class Synthesize(StepOptions):
     )
     max_tokens: int = Field(default=64, ge=8, description="how far a list is continued")
 
+    @property
+    def teachers(self) -> list[str]:
+        return [self.teacher]
+
     def check(self, earlier: Sequence[StepOptions]) -> None:
         require_teacher(self.teacher, earlier)
 

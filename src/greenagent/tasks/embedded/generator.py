@@ -19,6 +19,7 @@ from greenagent.tasks.embedded.noise import Piece, pick_kind, roughen
 from greenagent.tasks.embedded.pools import Side, Slot
 from greenagent.tasks.embedded.templates import Template, ToolSpec, no_tool_patterns, pools, tool_specs
 from greenagent.tasks.records import Example, Task
+from greenagent.tasks.slices import length_name
 
 __all__ = ["ASSISTANT", "NO_TOOL_SHARE", "Draft", "draft", "generate"]
 
@@ -146,7 +147,7 @@ def _example(identity: str, made: Draft) -> Example:
     slices = {
         "tool": made.calls[0].name if made.calls else "none",
         "noise": made.noise,
-        "length": "short" if words <= 6 else "medium" if words <= 12 else "long",
+        "length": length_name(words),
         "no_tool": "no" if made.calls else "yes",
     }
     return Example(id=identity, messages=[Message(role="user", content=made.text)], expected=list(made.calls), slices=slices)
