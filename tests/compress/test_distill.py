@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from greenagent.compress.distill.exposure import measure_exposure
 from greenagent.compress.distill.losses import Divergence, combined, divergence
 from greenagent.compress.distill.on_policy import own_answers, prompts_of
 from greenagent.compress.distill.signals import teacher_signals
@@ -123,3 +124,20 @@ def test_the_optimizer_keeps_updates_that_bfloat16_would_lose() -> None:
     again.load_state_dict(optimizer.state_dict())
     assert again.state[weight]["master"].dtype == torch.float32
     assert torch.equal(again.state[weight]["master"], optimizer.state[weight]["master"])
+
+
+def test_exposure_bias_is_what_free_running_adds(tiny_dir: Path, task_dir: Path) -> None:
+    student, teacher, task = load_candidate(str(tiny_dir)), load_candidate(str(tiny_dir)), load_task(task_dir)
+    same = torch.arange(len(student.tokenizer))
+    examples = task.splits["train"][:20]
+    torch.manual_seed(0)
+    none = measure_exposure(student, Teachers([(teacher.model, same)]), examples, task.interface())
+    assert abs(none.forced) < 1e-2
+    assert abs(none.free) < 1e-2
+    with torch.no_grad():
+        for weight in teacher.model.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    other = measure_exposure(student, Teachers([(teacher.model, same)]), examples, task.interface())
+    assert other.forced > 0.01
+    assert other.free > 0.01
+    assert other.excess == other.free / other.forced - 1
