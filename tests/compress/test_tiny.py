@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from greenagent.engines.tiny.network import TinyNetwork
 from greenagent.engines.tiny.words import Words, split
 from greenagent.engines.worker import WorkerClient
 from greenagent.serve.local import local_server
-from greenagent.tasks import load_task
+from greenagent.tasks import Example, load_task
 from greenagent.tasks.evaluate import EndpointAnswerer, evaluate
 
 TEXTS = ["Play some jazz", "what's the weather in Oslo?", "", "unheard-of qwertyuiop", "jazz"]
@@ -142,7 +143,7 @@ def made(tiny_dir: Path, task_dir: Path, tmp_path_factory: pytest.TempPathFactor
         {"distill_labels": {"teacher": "teacher", "epochs": 15, "batch_size": 8, "learning_rate": 1e-2}},
     ]
     recipe = Recipe.model_validate({"name": "tiny", "model": str(tiny_dir), "task": str(task_dir), "steps": steps})
-    return out, compress(recipe, out, progress=quiet, say=quiet)
+    return out, compress(recipe, out, progress=quiet, say=quiet, gains=False)
 
 
 def test_a_language_model_teaches_a_tiny_student(made: tuple[Path, ModelCard]) -> None:
@@ -198,6 +199,24 @@ def test_it_answers_the_openai_way_inside_the_gateway(made: tuple[Path, ModelCar
     assert quality.energy is not None
     assert quality.energy.engine_j is not None
     assert 0 < quality.energy.engine_j < (quality.energy.overhead_j or 0)
+
+
+def test_training_sees_the_splits_it_is_told(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(task_dir, tmp_path / "task"))
+    (data / "oos_train.jsonl").write_text("".join(f'{{"text": "tell me {i} things", "intent": "oos"}}\n' for i in range(40)))
+    steps = [{"tiny": TINY}, {"fine_tune": {"epochs": 8, "learning_rate": 1e-2}}]
+    about = {"name": "x", "model": str(tiny_dir), "task": str(data), "steps": steps}
+    with pytest.raises(RecipeError, match="no oos_test split to train on"):
+        compress(Recipe.model_validate({**about, "train_on": ["train", "oos_test"]}), tmp_path / "x", progress=quiet, say=quiet)
+    recipe = Recipe.model_validate({**about, "train_on": ["train", "oos_train"]})
+    card = compress(recipe, tmp_path / "out", progress=quiet, say=quiet, gains=False)
+    assert card.steps[-1].notes["examples"] == 180
+    assert [quality.split for quality in card.quality] == ["val"]
+    assert Tiny.answers_exactly(
+        load_tiny_candidate(tmp_path / "out"),
+        [Example.model_validate({"id": "x", "messages": [{"role": "user", "content": "tell me 99 things"}], "expected": []})],
+        card.interface,
+    ) == [True]
 
 
 def test_only_a_choice_can_be_taught(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def write_model(
     card.recipe, card.recipe_sha256, card.task_sha256 = recipe.model_dump(), recipe.sha256, task.sha256
     card.steps, card.energy = one.steps, sum_energy([s.energy for s in one.steps])
     can_answer = one.interface.kind != "chat" or one.candidate.tokenizer.chat_template  # a base model has no chat to be asked in
-    for split in (split for split in _REPORT_SPLITS if can_answer and split in task.splits):
+    for split in (split for split in task.splits if can_answer and split not in recipe.train_on):
         examples = sample(task.splits[split], evaluate_limit)
         quality = served_quality(directory, split, examples, one.interface, task.tools, run, intensity)
         card.quality.append(quality.model_copy(update={"engine": f"{engine_for(AUTO, directory)} {form}"}))

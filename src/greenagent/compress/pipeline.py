@@ -55,13 +55,14 @@ def compress(
     """
     out = out.absolute()
     steps = recipe.typed_steps()
-    task = _load_task(recipe.task)
+    task = _load_task(recipe)
     intensity = lookup(zone)
     work = open_work(out, recipe, steps, task.sha256, resume=resume, restart=restart)
     if out.exists():
         say(f"{out} will be replaced when the new model is finished")
-    fit, select = fit_select(task.splits["train"], recipe.seed, recipe.select_share)
-    held_out = [example for split, examples in task.splits.items() if split != "train" for example in examples]
+    seen = [example for split in recipe.train_on for example in task.splits[split]]
+    fit, select = fit_select(seen, recipe.seed, recipe.select_share)
+    held_out = [example for split, examples in task.splits.items() if split not in recipe.train_on for example in examples]
     run = Run(recipe.name, task.interface(), fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out)
     meter = Meter(discover())
     try:
@@ -125,13 +126,14 @@ def _hold_slices(
     return found
 
 
-def _load_task(name: str) -> Task:
-    """The task, whose one split is ``train`` when it is a single file."""
-    task = load_task(name)
-    if Path(name).is_file():
+def _load_task(recipe: Recipe) -> Task:
+    """The recipe's task, whose one split is ``train`` when it is a single file."""
+    task = load_task(recipe.task)
+    if Path(recipe.task).is_file():
         task = Task.build(task.name, task.tools, task.interface_kind, {"train": next(iter(task.splits.values()))})
-    if "train" not in task.splits:
-        raise RecipeError(f"task {name!r} has no train split (it has {', '.join(task.splits)})")
+    for split in recipe.train_on:
+        if split not in task.splits:
+            raise RecipeError(f"task {recipe.task!r} has no {split} split to train on (it has {', '.join(task.splits)})")
     return task
 
 

@@ -63,6 +63,7 @@ class Recipe(BaseModel):
         default="embedded", description="where to start: `embedded`, a Hugging Face directory or id, or a GGUF file"
     )
     task: str = Field(default="assistant", description="what to learn: `assistant`, or a directory or file of labelled examples")
+    train_on: list[str] = Field(default=["train"], min_length=1, description="the splits that training sees; no others are")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of everything that is drawn")
     select_share: float = Field(default=0.1, gt=0, lt=1, description="part of train kept for watching, never trained on")
     most_slice_loss: float | None = Field(
