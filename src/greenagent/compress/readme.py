@@ -63,10 +63,12 @@ def _agreement(card: ModelCard) -> str:
 def _use(card: ModelCard) -> str:
     digest = card.interface.tools_hash
     tools = f"its tools have the hash `{digest}`" if digest else "it has no fixed tools"
+    folders = sorted({fact.path.partition("/")[0] for fact in card.files if "/" in fact.path})
+    gpu = "".join(f"vllm serve ./{folder:<15} # on a GPU\n" for folder in folders)
     return (
         "## Use\n\n```\n"
         "greenagent serve .          # OpenAI-compatible, on loopback\n"
-        "greenagent evaluate . TASK  # quality and joules\n```\n\n"
+        f"greenagent evaluate . TASK  # quality and joules\n{gpu}```\n\n"
         "`AutoModelForCausalLM.from_pretrained('.')` loads the weights in plain transformers. "
         f"The model answers one line per request; {tools}.\n"
     )
