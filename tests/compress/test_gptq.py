@@ -149,6 +149,29 @@ def test_a_compensated_model_errs_less_than_a_rounded_one(
     assert all(mine < rounding for mine, rounding in codes.errors.values())
 
 
+def test_errors_are_weighed_by_what_the_quantized_layers_before_give(
+    trained: tuple[Candidate, list[Encoded]], tmp_path: Path
+) -> None:
+    candidate, rows = trained
+    rows = [{name: values[: 4 + i] for name, values in row.items()} for i, row in enumerate(rows[:12])]
+    found = quantized(candidate, rows, tmp_path / "layers", "Q4_0")
+    model = copy.deepcopy(candidate.model).float()
+    name = "model.layers.2.mlp.down_proj.weight"
+    own = model.get_parameter(name).detach().clone()
+    hessian = Hessian(own.shape[1])
+    with torch.no_grad():
+        for earlier, codes in found.items():
+            model.get_parameter(earlier).copy_(codes.values())
+        embedding = model.get_input_embeddings().weight
+        embedding.copy_(read_back(embedding, "Q8_0"))
+        model.model.layers[2].mlp.down_proj.register_forward_pre_hook(lambda _, args: hessian.add(args[0][0]))
+        for row in rows:  # one at a time, so that nothing is padded
+            model(torch.tensor([row["input_ids"]]))
+    ours = output_error(own, found[name].values(), hessian.mean())
+    rounding = output_error(own, read_back(own, "Q4_0"), hessian.mean())
+    assert found.errors[name] == pytest.approx((ours, rounding), rel=1e-3)
+
+
 def test_an_interrupted_run_continues_with_the_layers_that_are_left(
     trained: tuple[Candidate, list[Encoded]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
