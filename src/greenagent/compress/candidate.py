@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
 
-__all__ = ["Candidate", "Family", "Shape", "count_parameters"]
+__all__ = ["Candidate", "Family", "Shape", "bytes_of", "count_parameters"]
 
 Family = Literal["language", "encoder", "tiny"]
 """Language models write their answer; encoders and tiny students choose one of the task's tools."""
@@ -80,7 +80,7 @@ class Candidate(ABC):
         return type(self)(model or self.model, tokenizer or self.tokenizer, self.base)
 
     def exported(self, form: str, path: Path) -> Self:
-        """The same candidate with ``path``, a file of its weights in ``form``."""
+        """The same candidate with ``path``, a file (or folder) of its weights in ``form``."""
         return type(self)(self.model, self.tokenizer, self.base, {form: path})
 
     @abstractmethod
@@ -111,3 +111,8 @@ class Candidate(ABC):
 def count_parameters(model: Any) -> int:
     """Number of distinct parameters of a torch module."""
     return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+
+
+def bytes_of(path: Path) -> int:
+    """The size of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())

@@ -77,7 +77,7 @@ def write_model(
     if teacher:
         card.teacher, card.teacher_quality, card.payback = teacher.name, teacher.quality, payback(card, teacher)
     card.agreement = _agreement(one.candidate, directory, task, run)
-    card.files = [_file_fact(p, form) for p in sorted(directory.iterdir()) if p.is_file() and p.name != "card.json"]
+    card.files = _file_facts(one.candidate, directory, form)
     write_text(directory / "card.json", card.model_dump_json(indent=2))
     write_text(directory / "README.md", render_readme(card))
     return card
@@ -141,11 +141,23 @@ def _agreement(candidate: Candidate, directory: Path, task: Task, run: Run) -> d
     return candidate.agreement(directory, prompts, run.interface)
 
 
-def _file_fact(path: Path, form: str) -> FileFact:
-    kinds = {".gguf": f"gguf:{form}", ".safetensors": "safetensors", ".tiny": f"tiny:{form}", ".md": "text"}
+def _file_facts(candidate: Candidate, directory: Path, form: str) -> list[FileFact]:
+    """Of all files but the card, those in the folders of GPU checkpoints too."""
+    folders = {directory: "safetensors"}
+    folders |= {directory / path.name: f"safetensors:{kind}" for kind, path in candidate.served.items() if path.is_dir()}
+    return [
+        _file_fact(path, directory, {".gguf": f"gguf:{form}", ".safetensors": weights, ".tiny": f"tiny:{form}", ".md": "text"})
+        for folder, weights in folders.items()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != "card.json"
+    ]
+
+
+def _file_fact(path: Path, directory: Path, kinds: dict[str, str]) -> FileFact:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     kind = kinds.get(path.suffix, "tokenizer" if "token" in path.name else "config")
-    return FileFact(path=path.name, bytes=path.stat().st_size, sha256=digest.hexdigest(), format=kind)
+    name = path.relative_to(directory).as_posix()
+    return FileFact(path=name, bytes=path.stat().st_size, sha256=digest.hexdigest(), format=kind)

@@ -141,9 +141,11 @@ def _loading(card: ModelCard) -> str:
 def _use(card: ModelCard) -> str:
     digest = card.interface.tools_hash
     tools = f"its tools have the hash `{digest}`" if digest else "it has no fixed tools"
+    folders = sorted({fact.path.partition("/")[0] for fact in card.files if "/" in fact.path})
+    gpu = "".join(f"vllm serve ./{folder:<15} # on a GPU\n" for folder in folders)
     return (
         "## Use\n\n```\n"
         "greenagent serve .          # OpenAI-compatible, on loopback\n"
-        "greenagent evaluate . TASK  # quality and joules\n```\n\n"
+        f"greenagent evaluate . TASK  # quality and joules\n{gpu}```\n\n"
         f"{_loading(card)}The model answers one line per request; {tools}.\n"
     )

@@ -40,11 +40,7 @@ def write_served(candidate: Candidate, directory: Path, name: str, interface: In
     The file is the recipe's own quantization, else what the candidate exports, so that every model can be served.
     """
     candidate.save(directory)
-    if candidate.served:
-        form, source = next(iter(candidate.served.items()))
-        served = Path(shutil.copyfile(source, directory / source.name))
-    else:
-        form, served = candidate.export(directory, name)
+    form, served = _served_file(candidate, directory, name)
     card = ModelCard(
         name=name,
         created_at=datetime.now(UTC),
@@ -59,6 +55,16 @@ def write_served(candidate: Candidate, directory: Path, name: str, interface: In
     )
     write_text(directory / "card.json", card.model_dump_json(indent=2))  # the engine reads it
     return form, card
+
+
+def _served_file(candidate: Candidate, directory: Path, name: str) -> tuple[str, Path]:
+    """The file that our engines load, copied or exported; a checkpoint for GPUs, which is a folder, is copied beside it."""
+    for form, source in candidate.served.items():
+        target = directory / source.name
+        if source.is_file():
+            return form, Path(shutil.copyfile(source, target))
+        shutil.copytree(source, target)
+    return candidate.export(directory, name)
 
 
 @contextmanager

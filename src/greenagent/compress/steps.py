@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from greenagent.compress.candidate import Candidate
+from greenagent.compress.candidate import Candidate, bytes_of
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.serving import ServingMeter
@@ -98,13 +98,13 @@ class StepRunner:
     def restore(self, step_dir: Path, base: str) -> Candidate:
         """The candidate a finished step left."""
         candidate = load_candidate(str(step_dir / "candidate"))
-        served = {p.stem.partition("-")[2]: p for p in step_dir.glob("model-*.gguf")}
+        served = {p.stem.partition("-")[2]: p for p in step_dir.glob("model-*") if p.suffix == ".gguf" or p.is_dir()}
         candidate.base, candidate.served = base, served
         return candidate
 
     def _fact(self, name: str, step: StepOptions, candidate: Candidate, before: int, spent: Spent) -> StepFact:
         served = next(iter(candidate.served.values()), None)
-        size = served.stat().st_size if served else candidate.stored_bytes
+        size = bytes_of(served) if served else candidate.stored_bytes
         return StepFact(
             step=name,
             options=step.model_dump(exclude_defaults=True),

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greenagent.compress.export.gguf_blocks import gguf_blocks
 from greenagent.compress.export.tokenizer_json import added_tokens, load_json, merge_pairs, pre_name
 from greenagent.compress.quantize.blocks import BLOCK
+from greenagent.compress.quantize.codes import Codes
 from greenagent.compress.quantize.formats import Quant, stored_as
 from greenagent.core.atomic import disk_errors
 from greenagent.core.errors import EnvironmentalError, MissingExtraError, ModelError
@@ -35,8 +37,18 @@ _EMBEDDINGS = ("token_embd.weight", "output.weight")
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
 
-def export_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, quant: Quant, name: str) -> None:
+def export_gguf(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    quant: Quant,
+    name: str,
+    compensated: Mapping[str, Codes] | None = None,
+) -> None:
     """Writes model and tokenizer to the file ``path``, whole or not at all; ``name`` becomes ``general.name``.
+
+    Matrices are rounded to the nearest, but for those that ``compensated`` has codes of (by their name in the model): these are
+    written as they are, since to round their values again would choose other scales.
 
     Raises `ModelError`, before anything is written, for what GGUF or its readers would not take: another architecture, a bias,
     rope scaling, a width that is not a multiple of 32; `EnvironmentalError` for a full disk.
@@ -63,7 +75,7 @@ def export_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
             try:
                 _add_metadata(writer, model, name, formats[quant])
                 _add_tokenizer(writer, model, tokenizer)
-                _write(writer, model, tensors)
+                _write(writer, model, tensors, compensated or {})
             finally:
                 writer.close()
 
@@ -167,7 +179,9 @@ def _add_tokenizer(writer: Any, model: PreTrainedModel, tokenizer: PreTrainedTok
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def _write(writer: Any, model: PreTrainedModel, tensors: list[tuple[str, str, Any, int]]) -> None:
+def _write(
+    writer: Any, model: PreTrainedModel, tensors: list[tuple[str, str, Any, int]], compensated: Mapping[str, Codes]
+) -> None:
     """Writes head and tensors, one converted tensor in memory at a time."""
     import gguf
     import numpy as np
@@ -183,18 +197,22 @@ def _write(writer: Any, model: PreTrainedModel, tensors: list[tuple[str, str, An
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     heads = heads if config.model_type in _INTERLEAVED else {}
     for _, key, kind, _ in tensors:
-        values = state[key].detach().float().cpu().numpy()
+        if key in compensated:
+            values = gguf_blocks(compensated[key], kind.name)
+        else:
+            values = gguf.quants.quantize(state[key].detach().float().cpu().numpy(), kind)
         for projection, count in heads.items():
             if key.endswith(f"{projection}.weight"):
                 values = _interleave(values, count)
-        writer.write_tensor_data(gguf.quants.quantize(values, kind))
+        writer.write_tensor_data(values)
     writer.flush()
     for file in writer.fout:
         os.fsync(file.fileno())
 
 
 def _interleave(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """llama.cpp's order of the rows of Q and K: rotary pairs side by side, where `transformers` has them half a head apart."""
+    """llama.cpp's order of the rows of Q and K, numbers or blocks: rotary pairs side by side; `transformers` has them half a head
+    apart."""
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns).copy()
 

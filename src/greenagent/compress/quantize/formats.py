@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Quant", "stored_as"]
+__all__ = ["GpuFormat", "Quant", "stored_as"]
 
 Quant = Literal["F16", "Q8_0", "Q4_0", "Q4_1"]
+"""Of a GGUF file."""
+
+GpuFormat = Literal["fp8", "w4a16"]
+"""Of a checkpoint for GPUs."""
 
 
 def stored_as(quant: Quant, *, embedding: bool) -> Quant:
