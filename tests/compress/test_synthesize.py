@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from greenagent.compress.run import Run
-from greenagent.compress.synthesize import step as synthesize
+from greenagent.compress.recipe import Recipe
+from greenagent.compress.run import SYNTHETIC_FILE, Run
 from greenagent.compress.synthesize.gather import gather
 from greenagent.compress.synthesize.label import asking, capped, labelled
+from greenagent.compress.synthesize.requests import read_requests
 from greenagent.compress.synthesize.step import Synthesize
 from greenagent.compress.synthesize.write import continuations, new_requests, normalised
 from greenagent.compress.train import TrainOptions
 from greenagent.core.calls import Tool, ToolCall
 from greenagent.core.engine import EngineRequest, TokenEvent
-from greenagent.core.errors import EngineError
+from greenagent.core.errors import EngineError, RecipeError, TaskError
 from greenagent.core.interface import Interface, Message
+from greenagent.engines.worker import WorkerClient
 from greenagent.tasks import Example
 
 CALL = Tool(
@@ -139,17 +142,92 @@ def test_the_step_writes_what_later_steps_train_on(run: Run, monkeypatch: pytest
     async def start(*_: object, **__: object) -> _Model:
         return _Model()
 
-    monkeypatch.setattr(synthesize.WorkerClient, "start", start)
+    monkeypatch.setattr(WorkerClient, "start", start)
     candidate: Any = object()
     assert Synthesize(teacher="teacher", lists=3).apply(candidate, run) is candidate
     texts = {e.messages[-1].content: e.expected for e in run.synthetic()}
     assert set(texts) == {f"put me through to {who}" for who in ("friend 0", "friend 2", "my aunt")}  # friend 1 is held out
     assert texts["put me through to my aunt"] == [ToolCall(name="call", arguments={"who": "aunt"})]
-    assert run.notes == {"lists": 3, "requests": 3, "usable": 3, "kept": 3}
+    assert run.notes == {"lists": 3, "unlabelled": 0, "requests": 3, "usable": 3, "kept": 3}
     assert run.calibration(4) == [*run.fit[:2], *run.synthetic()[:2]]
     assert len(run.calibration(100)) == len(run.fit) + 3
     assert len(TrainOptions.examples(_Options(copies=2), run)) == 2 * len(run.fit)
     assert len(TrainOptions.examples(_Options(copies=2, synthetic=3), run)) == 2 * len(run.fit) + 9
+
+
+def test_unlabelled_requests_are_answered_beside_written_ones(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    async def start(model: object, **_: object) -> _Model:
+        started.append(model)
+        return _Model()
+
+    monkeypatch.setattr(WorkerClient, "start", start)
+    log = tmp_path / "log.jsonl"
+    texts = [
+        "Ring up  my uncle",
+        "call person 5",
+        "ring up my uncle!",
+        "put me through to friend 2",
+        "put me through to friend 1",
+    ]
+    log.write_text("".join(json.dumps({"text": text, "user": 7}) + "\n" for text in [*texts, *map("dial {}".format, range(50))]))
+    candidate: Any = object()
+    Synthesize(teacher="teacher", lists=3, unlabelled=str(log)).apply(candidate, run)
+    made = {e.messages[-1].content: e.id for e in run.synthetic()}
+    assert list(made)[:2] == ["Ring up my uncle", "put me through to friend 2"]  # not what is known, repeated or held out
+    assert len(made) == 54  # 52 real ones, however alike their answers, and two new written ones
+    assert [text for text, name in made.items() if name.startswith("synthetic")] == [
+        "put me through to friend 0",
+        "put me through to my aunt",
+    ]
+    assert run.notes == {"lists": 3, "unlabelled": 52, "requests": 54, "usable": 54, "kept": 54}
+    started.clear()
+    (run.step_dir / SYNTHETIC_FILE).unlink()
+    log.write_text("something else\n")
+    Synthesize(teacher="teacher", lists=3, unlabelled=str(log)).apply(candidate, run)
+    assert {e.messages[-1].content: e.id for e in run.synthetic()} == made  # after a crash, with the requests of the first start
+    assert len(started) == 1  # the teacher: nothing is written again
+
+
+def test_only_unlabelled_requests_need_no_writer(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def start(model: object, **_: object) -> _Model:
+        assert model != "embedded", "the writer was started"
+        return _Model()
+
+    monkeypatch.setattr(WorkerClient, "start", start)
+    (tmp_path / "log.txt").write_text("\ufeffring up Anna\n\n  {dial} Bob \r\n", encoding="utf-8")
+    candidate: Any = object()
+    Synthesize(teacher="teacher", lists=0, unlabelled=str(tmp_path / "log.txt")).apply(candidate, run)
+    assert [e.messages[-1].content for e in run.synthetic()] == ["ring up Anna", "{dial} Bob"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"text": "a"}\n{"texts": "b"}\n', r"log\.jsonl:2: expected an object with 'text'"),
+        ('{"text": " "}\n', "log.jsonl:1: expected"),
+        ('\n{"text": \n', "log.jsonl:2: not valid JSON"),
+        ("\n \n", "has no requests"),
+    ],
+)
+def test_a_broken_file_of_requests_is_named_with_its_line(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(text)
+    with pytest.raises(TaskError, match=says):
+        read_requests(tmp_path / "log.jsonl")
+
+
+def test_what_cannot_be_answered_is_said_before_anything_runs(tmp_path: Path) -> None:
+    def check(**options: Any) -> None:
+        steps = [{"quantize": {"save_as": "t"}}, {"synthesize": {"teacher": "t", **options}}]
+        Recipe.model_validate({"name": "r", "steps": steps}).typed_steps()
+
+    with pytest.raises(RecipeError, match="say lists, or unlabelled"):
+        check(lists=0)
+    with pytest.raises(RecipeError, match=r"no file 'nowhere\.txt'"):
+        check(unlabelled="nowhere.txt")
+    with pytest.raises(TaskError, match="cannot read"):
+        read_requests(tmp_path / "nowhere.txt")
 
 
 class _Options(TrainOptions):

@@ -160,6 +160,7 @@ def _run_steps(
             run.say(f"step {number}/{len(steps)}: {name} (done before)")
             candidate = None
         facts.append(fact)
+        run.end_step()
         interface = run.interface if isinstance(step, TrainOptions) else interface
         if step.save_as:
             run.saved[step.save_as] = run.step_dir / "candidate"

@@ -19,6 +19,7 @@ def render_readme(card: ModelCard) -> str:
         "## Quality\n\n" + _quality_table(card.quality),
         *_slice_tables(card),
         "## How it was made\n\n" + _step_table(card.steps),
+        *(_selection(step) for step in card.steps if step.step == "select"),
         f"Making it took {format_si(card.energy.energy_j, 'J')} ({card.energy.provenance or 'provenance unknown'}).\n",
         *([_payback(card.payback)] if card.payback else []),
         _agreement(card),
@@ -103,6 +104,11 @@ def _gain_row(step: str, before: ServingCost, after: ServingCost) -> str:
         (before.engine, after.engine),
     ]
     return f"| {step} | {' | '.join(old if old == new else f'{old} to {new}' for old, new in pairs)} |\n"
+
+
+def _selection(step: StepFact) -> str:
+    notes = step.notes
+    return f"Of {notes['examples']} training examples {notes['kept']} were kept; {notes['duplicates']} were near-duplicates.\n"
 
 
 def _accuracy(quality: Quality | None) -> str:

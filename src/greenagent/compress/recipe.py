@@ -28,6 +28,7 @@ def built_in_steps() -> dict[str, Any]:
         from greenagent.compress.fine_tune import FineTune
         from greenagent.compress.prune.step import Prune
         from greenagent.compress.quantize.step import Quantize
+        from greenagent.compress.select.step import Select
         from greenagent.compress.synthesize.step import Synthesize
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
@@ -35,6 +36,7 @@ def built_in_steps() -> dict[str, Any]:
     return {
         "fine_tune": FineTune,
         "synthesize": Synthesize,
+        "select": Select,
         "prune": Prune,
         "distill": Distill,
         "tiny": TinyStudent,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from greenagent.compress.augment import swap_values
 from greenagent.compress.candidate import Candidate, Family, Shape
 from greenagent.compress.language import load_tokenizer
+from greenagent.compress.select.kept import Kept, picked
 from greenagent.core.errors import RecipeError
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
@@ -31,9 +32,10 @@ Progress = Callable[[str, int, int, str], None]
 class Run:
     """What a step is given besides the candidate.
 
-    ``fit`` and ``select`` are the two parts of ``train``; nothing else is ever looked at before the card is written, except that
-    synthetic requests must not be among ``held_out``, the other splits' requests. ``saved`` has the candidates kept by
-    ``save_as``; ``base`` is the recipe's model. ``step_dir`` is the running step's own folder; ``notes`` go onto the card.
+    ``fit`` (without what a `select` step has dropped) and ``select`` are the two parts of ``train``; nothing else is ever looked
+    at before the card is written, except that synthetic requests must not be among ``held_out``, the other splits' requests.
+    ``saved`` has the candidates kept by ``save_as``; ``base`` is the recipe's model. ``step_dir`` is the running step's own
+    folder; ``notes`` go onto the card.
     """
 
     name: str
@@ -52,9 +54,18 @@ class Run:
     _tokenizer: Any = None
 
     def synthetic(self) -> list[Example]:
-        """What the `synthesize` steps so far have written."""
-        texts = [path.read_text(encoding="utf-8") for path in sorted(self.work.glob(f"*/{SYNTHETIC_FILE}"))]
-        return [Example.model_validate_json(line) for text in texts for line in text.split("\n") if line]
+        """What the `synthesize` steps so far have written, without what a `select` step has dropped since."""
+        written: list[Example] = []
+        for folder in sorted(self.work.iterdir()):
+            written += _read_examples(folder / SYNTHETIC_FILE)
+            if kept := Kept.read(folder):
+                written = picked(written, kept.synthetic)
+        return written
+
+    def end_step(self) -> None:
+        """Called when the step in ``step_dir`` is done, now or before a restart: what it dropped of ``fit`` stays dropped."""
+        if kept := Kept.read(self.step_dir):
+            self.fit = picked(self.fit, kept.fit)
 
     def swapped(self, examples: Sequence[Example], share: float, seed: int) -> list[Example]:
         """`swap_values` with words of the recipe's model: also those that a candidate's smaller vocabulary cuts into pieces."""
@@ -111,3 +122,9 @@ def require_teacher(name: str, earlier: Sequence[StepOptions]) -> None:
     if name not in saved and not Path(name).is_dir():
         known = ", ".join(sorted(saved)) or "none"
         raise RecipeError(f"no teacher {name!r}: not a directory, and not the save_as of an earlier step ({known})")
+
+
+def _read_examples(path: Path) -> list[Example]:
+    """The examples of a file that a step wrote; none where there is no such file."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [Example.model_validate_json(line) for line in text.split("\n") if line]

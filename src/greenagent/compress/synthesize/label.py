@@ -18,10 +18,10 @@ def answer_name(calls: Sequence[ToolCall]) -> str:
     return " ".join(call.name for call in calls)
 
 
-def asking(requests: Sequence[str]) -> list[Example]:
-    """Examples without an answer yet."""
+def asking(requests: Sequence[str], name: str = "synthetic") -> list[Example]:
+    """Examples without an answer yet; their ids begin with ``name``."""
     return [
-        Example(id=f"synthetic-{number:06d}", messages=[Message(role="user", content=text)], expected=[])
+        Example(id=f"{name}-{number:06d}", messages=[Message(role="user", content=text)], expected=[])
         for number, text in enumerate(requests)
     ]
 

@@ -15,7 +15,7 @@ from greenagent.compress.synthesize.label import answer_name
 from greenagent.core.engine import EngineRequest
 from greenagent.tasks import Example
 
-__all__ = ["continuations", "new_requests", "normalised"]
+__all__ = ["continuations", "new_requests", "normalised", "unknown"]
 
 _HEAD = "Different ways in which people ask an assistant for the same thing, in many different wordings:\n"
 _MARK = "- "
@@ -58,15 +58,19 @@ def new_requests(written: Iterable[str], known: set[str]) -> list[str]:
 
     The last line of a continuation is left out: it may have been cut off.
     """
+    lines = [line.strip().removeprefix(_MARK.strip()).strip() for text in written for line in text.split("\n")[:-1]]
+    return unknown([line for line in lines if 2 <= len(line.split()) <= _MAX_WORDS], known)
+
+
+def unknown(requests: Iterable[str], known: set[str]) -> list[str]:
+    """The requests in their order, without those of ``known`` (`normalised`) and without repetitions."""
     seen = set(known)
     found = []
-    for text in written:
-        for line in text.split("\n")[:-1]:
-            request = line.strip().removeprefix(_MARK.strip()).strip()
-            same = normalised(request)
-            if same not in seen and 2 <= len(request.split()) <= _MAX_WORDS:
-                seen.add(same)
-                found.append(request)
+    for request in requests:
+        same = normalised(request)
+        if same not in seen:
+            seen.add(same)
+            found.append(request)
     return found
 
 

@@ -1,0 +1,99 @@
+"""The curve of quality and joules over the share of data: which recipes it makes, what is made once, and what a stop costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import data_share
+import pytest
+import yaml
+from data_share import ALL, UNLIKE, Choice, choices, main, plan_for, summarise
+
+from greenagent.compress.recipe import Recipe, load_recipe
+from greenagent.core.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+STEPS: list[Any] = [
+    {"fine_tune": {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "save_as": "teacher"}},
+    {"prune": {"depth": 2}},
+    {"fine_tune": {"epochs": 1, "batch_size": 8, "learning_rate": 3e-3}},
+]
+
+
+def recipe(*steps: Any) -> Recipe:
+    return Recipe.model_validate({"name": "r", "steps": list(steps)})
+
+
+def test_every_ready_recipe_has_a_place_for_selection_behind_its_teacher() -> None:
+    for path in (ROOT / "recipes").rglob("*.yaml"):
+        loaded = load_recipe(path)
+        plan = plan_for(loaded)
+        assert plan.teacher == "teacher"
+        for choice in choices(plan, [0.1, 1.0], data_share.WAYS):
+            names = [name for name, _ in plan.variant(choice, seed=5).typed_steps()]
+            assert names[plan.place + (choice.by != ALL)] in ("fine_tune", "distill")
+            assert len(names) == len(loaded.steps) + (choice.by != ALL)
+
+
+def test_a_recipe_that_selects_keeps_its_place_and_its_other_options() -> None:
+    given = {"select": {"duplicates": 0.5, "share": 0.5, "by": "both", "vectors": "teacher", "teacher": "teacher"}}
+    plan = plan_for(recipe(STEPS[0], given, *STEPS[1:]))
+    assert plan.place == 1
+    points = choices(plan, [0.2, 1.0], ["random", "coverage", "uncertainty"])
+    assert [str(point) for point in points] == [ALL, UNLIKE, "0.2 by random", "0.2 by coverage", "0.2 by uncertainty"]
+    made = [plan.variant(point, 3).steps[1] for point in points]
+    assert made[0] == STEPS[1]
+    assert made[1] == {"select": {"duplicates": 0.5}}
+    assert made[2] == {"select": {"duplicates": 0.5, "share": 0.2, "by": "random"}}
+    assert made[3] == {"select": {"duplicates": 0.5, "share": 0.2, "by": "coverage", "vectors": "teacher", "teacher": "teacher"}}
+    assert made[4] == {"select": {"duplicates": 0.5, "share": 0.2, "by": "uncertainty", "teacher": "teacher"}}
+
+
+def test_what_cannot_be_drawn_is_said() -> None:
+    with pytest.raises(InputError, match="trains nothing"):
+        plan_for(recipe({"prune": {"depth": 2}}))
+    alone = plan_for(recipe(STEPS[2]))
+    assert (alone.place, alone.teacher) == (0, None)
+    assert choices(alone, [0.5], ["random"]) == [Choice(1.0, ALL), Choice(0.5, "random")]
+    with pytest.raises(InputError, match="--by uncertainty asks a teacher"):
+        choices(alone, [0.5], ["random", "uncertainty"])
+    with pytest.raises(InputError, match=r"at most 1; got 0\.5, 1\.5"):
+        choices(alone, [0.5, 1.5], ["random"])
+
+
+def test_what_is_kept_and_saved_is_against_all_of_the_same_seed() -> None:
+    def row(seed: int, by: str, accuracy: float, joules: float | None) -> dict[str, Any]:
+        return {"seed": seed, "share": 1.0, "by": by, "examples": 10, "accuracy": accuracy, "total_j": joules}
+
+    rows = [row(0, ALL, 0.8, 100), row(0, UNLIKE, 0.6, 50), row(1, ALL, 0.5, 10), row(1, UNLIKE, 0.5, 9)]
+    curve = summarise(rows)
+    assert [one["by"] for one in curve] == [ALL, UNLIKE]
+    assert curve[1]["kept"]["rounds"] == pytest.approx([0.75, 1.0])
+    assert curve[1]["saved"]["rounds"] == pytest.approx([0.5, 0.1])
+    unknown = summarise([rows[0], row(0, UNLIKE, 0.6, None)])[1]
+    assert unknown["saved"] is unknown["total_j"] is None
+
+
+def test_the_curve_of_a_tiny_model(
+    tiny_dir: Path, task_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = tmp_path / "tiny.yaml", tmp_path / "results.json"
+    path.write_text(yaml.safe_dump({"name": "tiny", "model": str(tiny_dir), "task": str(task_dir), "steps": STEPS}))
+    words = f"--recipe {path} --shares 0.25 1 --by both --seeds 0 --work {tmp_path / 'work'} -o {output} --anyway".split()
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("step 1/4: fine_tune (done before)") == 2  # the teacher is made once, for all but the first
+    results = json.loads(output.read_text())
+    assert [(row["share"], row["by"]) for row in results["curve"]] == [(1, ALL), (1, UNLIKE), (0.25, "both")]
+    whole, unlike, share = results["runs"]
+    assert whole["examples"] == 144 > unlike["examples"] > 2 * share["examples"]
+    assert whole["select_j"] == 0
+    for row in results["runs"][1:]:
+        assert 0 < row["select_j"] < row["total_j"]
+    assert all(row["asked"] == 16 and 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 for row in results["runs"])
+    assert "25.0%" in shown.out
+    monkeypatch.setattr(data_share, "compress", lambda *_, **__: pytest.fail("made again"))
+    assert main(words) == 0
+    assert json.loads(output.read_text())["curve"] == results["curve"]
