@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported, so it is set before any test module is
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small are quickest on one thread, on a busy machine ten times
 for _name in ("GREENAGENT_ZONE", "GREENAGENT_LEDGER"):  # a developer's own settings must not reach the tests
     os.environ.pop(_name, None)
 

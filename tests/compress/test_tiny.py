@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from greenagent.compress.classify.candidate import rows_of
+from greenagent.compress.classify.edits import edited, neighbours
 from greenagent.compress.classify.learn import calibration_error, fitted_temperature
 from greenagent.compress.classify.soft import choice_log_probs
 from greenagent.compress.classify.tiny.candidate import FILE, Tiny, load_tiny_candidate
@@ -230,3 +231,24 @@ def test_only_a_choice_can_be_taught(tiny_dir: Path, task_dir: Path, tmp_path: P
         run(str(task_dir), {"tiny": TINY}, {"prune": {"depth": 1}})
     with pytest.raises(RecipeError, match="quantize_aware is for language models"):
         run(str(task_dir), {"tiny": TINY}, {"fine_tune": {"quantize_aware": "Q8_0"}})
+
+
+def test_words_are_neighbours_by_their_direction() -> None:
+    vectors = torch.tensor([[1.0, 0.0], [5.0, 0.5], [0.0, 1.0], [-1.0, 0.1]])
+    assert neighbours(["jazz", "blues", "rain", "quiet"], vectors) == {
+        "jazz": ["blues"],
+        "blues": ["jazz"],
+        "rain": [],
+        "quiet": [],
+    }
+
+
+def test_edited_texts_are_new_and_the_same_for_a_seed() -> None:
+    rows = [{"text": f"please play song number {i} by some band", "label": i % 2} for i in range(30)]
+    texts = edited(rows, 4, {"song": ["track"], "play": ["start"]}, seed=3)
+    assert texts == edited(rows, 4, {"song": ["track"], "play": ["start"]}, seed=3)
+    assert texts != edited(rows, 4, {"song": ["track"], "play": ["start"]}, seed=4)
+    assert 80 < len(texts) == len(set(texts)) <= 120
+    assert any("track" in text for text in texts)
+    known = {word for row in rows for word in split(str(row["text"]))} | {"track", "start"}
+    assert {word for text in texts for word in split(text)} <= known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -12,14 +13,20 @@ from torch.nn import functional
 
 from greenagent.compress.candidate import Candidate, Family
 from greenagent.compress.classify.candidate import Classifier, Row, rows_of
+from greenagent.compress.classify.edits import edited, neighbours
 from greenagent.compress.classify.learn import learn
 from greenagent.compress.classify.soft import remembered
+from greenagent.compress.classify.static import word_vectors
 from greenagent.compress.distill.losses import Weighing, combined, divergence
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions, require_teacher
 from greenagent.compress.train import Batch, TrainOptions
+from greenagent.engines.models import encoder_directory
+from greenagent.engines.tiny.words import split
 
 __all__ = ["DistillLabels"]
+
+_WORDS, _WIDTH = 20_000, 96  # of which likenesses are known, and by how many numbers each
 
 
 class DistillLabels(TrainOptions):
@@ -36,6 +43,10 @@ class DistillLabels(TrainOptions):
     alpha: float = Field(default=0.5, ge=0, description="weight of the teacher's probabilities beside the labels")
     weighing: Weighing = Field(default="convex", description="how alpha weighs: beside the labels, or instead of them")
     tau: float = Field(default=2.0, gt=0, description="temperature of both distributions")
+    edited: int = Field(
+        default=0, ge=0, description="edited copies of every example (words left out, exchanged, crossed) that the teacher labels"
+    )
+    words_from: str = Field(default="minilm", description="the encoder that says which words are alike, for edited copies")
 
     @model_validator(mode="after")
     def _weighs_sensibly(self) -> DistillLabels:
@@ -57,6 +68,7 @@ class DistillLabels(TrainOptions):
         """Asks the teachers once, then trains."""
         assert isinstance(candidate, Classifier)
         rows = rows_of(self.examples(run), run.interface)
+        rows += [{"text": text} for text in self._edited(rows, run)]
         said = remembered(
             [partial(load_candidate, str(run.teacher(name))) for name in self.teachers],
             [row["text"] for row in rows],
@@ -64,15 +76,31 @@ class DistillLabels(TrainOptions):
             run.step_dir,
             lambda done, total: run.progress("the teacher weighs the choices", done, total, ""),
         )
+        choices = said.argmax(-1).tolist()
+        agreed = [choice == row["label"] for choice, row in zip(choices, rows, strict=True) if "label" in row]
+        run.notes.update(teacher_agrees_with_labels=round(sum(agreed) / len(agreed), 4), edited=len(rows) - len(agreed))
         for number, row in enumerate(rows):
             row["number"] = number
-        right = (said.argmax(-1) == torch.tensor([row["label"] for row in rows])).float().mean()
-        run.notes.update(teacher_agrees_with_labels=round(float(right), 4))
+            row.setdefault("label", choices[number])
 
         def collate(chosen: Sequence[Row]) -> dict[str, Any]:
             return {**candidate.collate(chosen), "said": said[[row["number"] for row in chosen]]}
 
         return learn(candidate, rows, self, run, title="distill_labels", loss=self._loss, collator=collate)
+
+    def _edited(self, rows: Sequence[Row], run: Run) -> list[str]:
+        if not self.edited:
+            return []
+        counts = Counter(word for row in rows for word in split(row["text"]))
+        words = [word for word, _ in counts.most_common(_WORDS)]
+        vectors = word_vectors(
+            encoder_directory(self.words_from),
+            words,
+            counts,
+            _WIDTH,
+            lambda done, total: run.progress("reading words", done, total, ""),
+        )
+        return edited(rows, self.edited, neighbours(words, vectors), run.seed)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         said = (batch["said"] / self.tau).log_softmax(-1)

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from greenagent.compress.candidate import Candidate, Family, Shape
 from greenagent.compress.classify.candidate import require_choice
+from greenagent.compress.classify.static import word_vectors
 from greenagent.compress.classify.tiny.candidate import Tiny
 from greenagent.compress.classify.tiny.module import TinyModule
-from greenagent.compress.classify.tiny.static import word_vectors
 from greenagent.compress.run import Run, StepOptions
 from greenagent.engines.models import encoder_directory
 from greenagent.engines.tiny.file import TinyShape
