@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions
+from greenagent.compress.spread import Spread
 from greenagent.core.atomic import disk_errors, write_text
 from greenagent.core.clock import Clock
 from greenagent.core.records import Quality, StepFact
@@ -41,6 +43,10 @@ class Spent(BaseModel):
         """The sum."""
         return Spent(energy_j=self.energy_j + energy_j, cpu_s=self.cpu_s + cpu_s, duration_s=self.duration_s + duration_s)
 
+    def beside(self, others: Sequence[Spent]) -> Spent:
+        """With what others used in the same time."""
+        return self.plus(sum(o.energy_j for o in others), sum(o.cpu_s for o in others), 0.0)
+
 
 def finished_fact(step_dir: Path) -> StepFact | None:
     """The fact of a step that is done, or ``None``."""
@@ -56,22 +62,31 @@ class StepRunner:
         self._clock = clock
         self._intensity = intensity
 
-    def apply(self, name: str, step: StepOptions, candidate: Candidate, run: Run) -> tuple[Candidate, StepFact]:
-        """Runs ``step`` in ``run.step_dir`` and returns the new candidate with the step's fact."""
+    def apply(self, name: str, step: StepOptions, candidate: Candidate | None, run: Run) -> tuple[Candidate | None, StepFact]:
+        """Runs ``step`` in ``run.step_dir`` and returns the new candidate with the step's fact.
+
+        Of several processes only the main one has a candidate before and after; the others need one for steps that they carry
+        out ``together``, and find the new one where the main process keeps it.
+        """
+        spread = run.spread
         run.step_dir.mkdir(parents=True, exist_ok=True)
-        before = candidate.parameters
+        before = candidate.parameters if candidate else 0
         run.notes = {}
-        spent = _Spending(run.step_dir / "spent.json", self._meter, self._clock)
+        spent = _Spending(run.step_dir / _spent_file(spread.rank), self._meter if spread.meters else None, self._clock)
         metered = replace(run, progress=spent.watch(run.progress))
         with disk_errors(str(run.step_dir)):
-            candidate = step.apply(candidate, metered)
-            quality = self._select_quality(candidate, run)
-            fact = self._fact(name, step, candidate, before, spent.now())
-            fact.notes, fact.quality = dict(metered.notes), quality
-            self._keep(candidate, run.step_dir)
-        write_text(run.step_dir / "fact.json", fact.model_dump_json(indent=2))
-        shutil.rmtree(run.step_dir / "checkpoints", ignore_errors=True)
-        return candidate, fact
+            changed = spread.each(lambda: step.apply(candidate, metered) if candidate else None)
+            quality = spread.first(lambda: self._select_quality(_there(changed), run))
+            ours, *others = spread.collect(spent.now())
+            fact = spread.first(lambda: self._fact(name, step, _there(changed), before, ours.beside(others)))
+            fact.notes, fact.quality = dict(metered.notes) | (_processes(spread) if step.together else {}), quality
+            spread.first(lambda: self._finish(_there(changed), fact, run.step_dir))
+        return (changed if spread.main else None), fact
+
+    def _finish(self, candidate: Candidate, fact: StepFact, step_dir: Path) -> None:
+        self._keep(candidate, step_dir)
+        write_text(step_dir / "fact.json", fact.model_dump_json(indent=2))
+        shutil.rmtree(step_dir / "checkpoints", ignore_errors=True)
 
     def restore(self, step_dir: Path, base: str) -> Candidate:
         """The candidate a finished step left."""
@@ -117,21 +132,36 @@ class StepRunner:
         partial.rename(final)
 
 
-class _Spending:
-    """Joules, CPU seconds and seconds since the step first began, over restarts."""
+def _processes(spread: Spread) -> dict[str, int]:
+    """What the card says of a step that several processes did."""
+    return {"processes": spread.count} if spread.count > 1 else {}
 
-    def __init__(self, path: Path, meter: Meter, clock: Clock) -> None:
+
+def _spent_file(rank: int) -> str:
+    return f"spent-{rank}.json" if rank else "spent.json"
+
+
+def _there(candidate: Candidate | None) -> Candidate:
+    """What the main process always has."""
+    assert candidate is not None
+    return candidate
+
+
+class _Spending:
+    """Joules (of one machine; without its ``meter`` none), CPU seconds and seconds since the step first began, over restarts."""
+
+    def __init__(self, path: Path, meter: Meter | None, clock: Clock) -> None:
         self._path = path
         self._meter = meter
         self._clock = clock
         self._earlier = Spent.model_validate_json(path.read_text()) if path.is_file() else Spent()
-        self._start_j = meter.total_j()
+        self._start_j = meter.total_j() if meter else 0.0
         self._start_cpu_s = tree_cpu_s(os.getpid())
         self._start_s = self._written_s = clock.monotonic_s()
 
     def now(self) -> Spent:
         return self._earlier.plus(
-            self._meter.total_j() - self._start_j,
+            self._meter.total_j() - self._start_j if self._meter else 0.0,
             tree_cpu_s(os.getpid()) - self._start_cpu_s,
             self._clock.monotonic_s() - self._start_s,
         )

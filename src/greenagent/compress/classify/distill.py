@@ -63,6 +63,7 @@ class DistillLabels(TrainOptions):
             run.interface,
             run.step_dir,
             lambda done, total: run.progress("the teacher weighs the choices", done, total, ""),
+            run.spread,
         )
         for number, row in enumerate(rows):
             row["number"] = number
