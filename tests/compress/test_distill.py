@@ -6,12 +6,13 @@ import torch
 from greenagent.compress.distill.exposure import measure_exposure
 from greenagent.compress.distill.losses import Divergence, combined, divergence
 from greenagent.compress.distill.on_policy import own_answers, prompts_of
-from greenagent.compress.distill.signals import teacher_signals
+from greenagent.compress.distill.signals import Signals
 from greenagent.compress.distill.teacher import Teachers, vocabulary_map
 from greenagent.compress.examples import IGNORED, Encoded, collate, encode, texts
 from greenagent.compress.load import load_candidate
 from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.prune.vocabulary import trim_vocabulary
+from greenagent.compress.spread import Spread
 from greenagent.core.errors import ModelError
 from greenagent.tasks import load_task
 
@@ -85,7 +86,7 @@ def test_the_student_writes_its_own_answers(tiny_dir: Path) -> None:
         assert ids[len(prompt) : len(prompt) + len(answer)] == answer
 
 
-def test_signals_are_the_teachers_over_the_students_vocabulary(tiny_dir: Path, task_dir: Path) -> None:
+def test_signals_are_the_teachers_over_the_students_vocabulary(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
     teacher, task = load_candidate(str(tiny_dir)), load_task(task_dir)
     teacher.model.float()
     corpus = list(texts(task.splits["train"], task.interface()))
@@ -94,16 +95,59 @@ def test_signals_are_the_teachers_over_the_students_vocabulary(tiny_dir: Path, t
     mapped = vocabulary_map(student.tokenizer, teacher.tokenizer, corpus[:20])
     assert mapped.tolist() == student.kept_ids
     teachers = Teachers([(teacher.model, mapped)])
-    signals = teacher_signals(teachers, rows, pad_id=2, tau=2.0, top_k=5, progress=lambda *_: None, batch_size=4)
+    signals = Signals(tmp_path, rows)
+    signals.compute(teachers, pad_id=2, tau=2.0, top_k=5, progress=lambda *_: None)
     row = rows[3]
     positions = [i - 1 for i, label in enumerate(row["labels"]) if label != IGNORED]
     with torch.inference_mode():
         logits = teacher.model(mapped[torch.tensor([row["input_ids"]])]).logits[0, positions][:, mapped]
     values, ids = (logits / 2.0).log_softmax(-1).topk(5)
-    assert torch.equal(signals.ids[3], ids)
-    assert torch.allclose(signals.log_probs[3], values, atol=1e-4)
+    log_probs, said_ids = signals.of(3)
+    assert torch.equal(said_ids, ids)
+    assert torch.allclose(log_probs, values, atol=1e-4)
     twice = Teachers([(teacher.model, mapped)] * 2).say(collate(rows[:1], 2), 2.0, 5)
-    assert torch.allclose(twice[0], signals.log_probs[0], atol=1e-4)  # two equal teachers say what one says
+    assert torch.allclose(twice[0], signals.of(0)[0], atol=1e-4)  # two equal teachers say what one says
+
+
+class Counted(Teachers):
+    """Teachers that count the rows they were asked about, and die after so many."""
+
+    rows = 0
+    lives = 1 << 30
+
+    def say(self, batch: dict[str, torch.Tensor], tau: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.rows >= self.lives:
+            raise KeyboardInterrupt
+        self.rows += len(batch["labels"])
+        return super().say(batch, tau, top_k)
+
+
+def test_signals_cut_short_go_on_where_they_were(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    teacher, task = load_candidate(str(tiny_dir)), load_task(task_dir)
+    rows = encode(task.splits["train"][:160], task.interface(), teacher.tokenizer, 64)
+    mapped = torch.arange(len(teacher.tokenizer))
+
+    def compute(folder: Path, teachers: Counted, spread: Spread | None = None) -> Signals:
+        signals = Signals(folder, rows, rows_per_file=64)
+        signals.compute(teachers, pad_id=2, tau=1.0, top_k=4, progress=lambda *_: None, spread=spread)
+        return signals
+
+    whole = compute(tmp_path / "whole", Counted([(teacher.model, mapped)]))
+    dying = Counted([(teacher.model, mapped)])
+    dying.lives = 128
+    with pytest.raises(KeyboardInterrupt):
+        compute(tmp_path / "cut", dying)
+    assert not Signals(tmp_path / "cut", rows, rows_per_file=64).complete
+    fresh = Counted([(teacher.model, mapped)])
+    resumed = compute(tmp_path / "cut", fresh)
+    assert fresh.rows == 160 - 128
+    assert resumed.complete
+    for rank in (1, 0):  # two processes, one after the other
+        shared = compute(tmp_path / "shared", Counted([(teacher.model, mapped)]), Spread(rank=rank, count=2))
+    for i in range(len(rows)):
+        for other in (resumed, shared):
+            assert all(torch.equal(a, b) for a, b in zip(whole.of(i), other.of(i), strict=True))
+        assert len(whole.of(i)[0]) == len(rows.answer(i))
 
 
 def test_vocabularies_that_do_not_map_are_refused(tiny_dir: Path) -> None:

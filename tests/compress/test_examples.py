@@ -6,6 +6,7 @@ import torch
 from greenagent.compress.examples import (
     IGNORED,
     LengthGroupedSampler,
+    Rows,
     collate,
     encode,
     exact_answers,
@@ -67,7 +68,7 @@ def test_padding_changes_no_answer(tiny_dir: Path, task_dir: Path) -> None:
 def test_exact_answers_agrees_with_greedy_generation(tiny_dir: Path, task_dir: Path) -> None:
     candidate, task = load_candidate(str(tiny_dir)), load_task(task_dir)
     model, tokenizer = candidate.model.float().eval(), candidate.tokenizer
-    rows = encode(task.splits["val"][:8], task.interface(), tokenizer, 64)
+    rows = list(encode(task.splits["val"][:8], task.interface(), tokenizer, 64))
     for row in rows[:4]:  # what the model would say by itself is right by definition
         start = row["labels"].index(next(i for i in row["labels"] if i != IGNORED))
         prompt = torch.tensor([row["input_ids"][:start]])
@@ -82,11 +83,29 @@ def test_subword_variants_cut_the_same_prompt_otherwise_and_keep_the_answer(tiny
     tokenizer, task = load_candidate(str(tiny_dir)).tokenizer, load_task(task_dir)
     rows = encode(task.splits["train"][:8], task.interface(), tokenizer, 64)
     variants = subword_variants(rows, tokenizer, dropout=0.3, count=3)
-    others = [v for row, cuts in zip(rows, variants, strict=True) for v in cuts if v["input_ids"] != row["input_ids"]]
+    others = [cut for cuts in variants for row, cut in zip(rows, cuts, strict=True) if cut["input_ids"] != row["input_ids"]]
     assert len(others) > 12
-    for row, cuts in zip(rows, variants, strict=True):
-        for cut in cuts:
+    for cuts in variants:
+        for row, cut in zip(rows, cuts, strict=True):
             assert tokenizer.decode(cut["input_ids"]) == tokenizer.decode(row["input_ids"])
             assert [i for i in cut["labels"] if i != IGNORED] == [i for i in row["labels"] if i != IGNORED]
     again = encode(task.splits["train"][:8], task.interface(), tokenizer, 64)
-    assert again == rows  # the tokenizer itself is as it was
+    assert list(again) == list(rows)  # the tokenizer itself is as it was
+
+
+def test_rows_are_kept_compactly_and_given_out_whole() -> None:
+    rows = Rows()
+    rows.append([5, 6, 7], [8, 2])
+    rows.append([], [2])
+    assert list(rows) == [
+        {"input_ids": [5, 6, 7, 8, 2], "labels": [IGNORED, IGNORED, IGNORED, 8, 2]},
+        {"input_ids": [2], "labels": [2]},
+    ]
+    assert rows[-1] == rows[1]
+    assert rows[:1] == [rows[0]]
+    assert rows.prompt(0) + rows.answer(0) == [5, 6, 7, 8, 2]
+    assert list(rows.lengths) == [5, 1]
+    rows[0]["labels"][3] = 0
+    assert rows.answer(0) == [8, 2]  # a row that was given out is its taker's
+    with pytest.raises(IndexError):
+        rows[2]

@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 
 from greenagent import __version__
 from greenagent.cli.output import fail
-from greenagent.core.errors import EnvironmentalError, GreenagentError
+from greenagent.core.errors import ElsewhereError, EnvironmentalError, GreenagentError
 
 __all__ = ["app", "main"]
 
@@ -58,6 +58,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
+    except ElsewhereError as error:
+        code = error.exit_code
     except GreenagentError as error:
         code = fail(str(error), error.exit_code).exit_code
     except TyperException as error:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from greenagent.cli.output import JsonFlag, emit_json, fail, say
+from greenagent.core.errors import ElsewhereError
 
 __all__ = ["register"]
 
@@ -34,19 +35,24 @@ def compress(
 ) -> None:
     """Turns a model into a smaller one by a recipe of typed steps; every step is metered.
 
-    After a crash or an interruption, the same command with --resume continues where it stopped.
+    After a crash or an interruption, the same command with --resume continues where it stopped. Several processes, on one machine
+    or more, train together under `accelerate launch -m greenagent compress ...` or torchrun.
     """
     from greenagent.cli.progress import ProgressLine
     from greenagent.cli.training import TrainingRecord
     from greenagent.compress.pipeline import compress as run_recipe
     from greenagent.compress.readme import payback_line
     from greenagent.compress.recipe import load_recipe
+    from greenagent.compress.spread import Spread
 
-    loaded = load_recipe(recipe)
+    spread = Spread.joined()
+    loaded = spread.each(lambda: load_recipe(recipe))
     changes = {key: value for key, value in (("task", task), ("model", model)) if value is not None}
     loaded = loaded.model_copy(update=changes)
     try:
-        with TrainingRecord(ledger) as record, ProgressLine() as line:
+        with TrainingRecord(ledger if spread.main else "none") as record, ProgressLine(silent=not spread.main) as line:
+            if spread.remark:
+                line.say(spread.remark)
             card = run_recipe(
                 loaded,
                 out,
@@ -58,9 +64,14 @@ def compress(
                 record=record.step,
                 evaluate_limit=evaluate_limit,
                 gains=gains,
+                spread=spread,
             )
     except KeyboardInterrupt:
+        if not spread.main:
+            raise ElsewhereError(0, 130) from None
         raise fail("interrupted: the same command with --resume continues", 130) from None
+    if not spread.main:
+        return
     if as_json:
         emit_json(card)
     else:

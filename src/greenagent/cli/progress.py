@@ -12,7 +12,10 @@ _LOG_EVERY_S = 15.0
 
 
 class ProgressLine:
-    """``update(title, done, total, detail)`` as often as you like; ``say`` prints above the bar."""
+    """``update(title, done, total, detail)`` as often as you like; ``say`` prints above the bar; ``silent``, nothing is shown."""
+
+    def __init__(self, silent: bool = False) -> None:
+        self._silent = silent
 
     def __enter__(self) -> ProgressLine:
         self._bar: Any = None
@@ -20,7 +23,7 @@ class ProgressLine:
         self._title = ""
         self._began_at = 0
         self._began_s = self._logged_s = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._silent:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -43,6 +46,8 @@ class ProgressLine:
 
     def say(self, text: str) -> None:
         """A line that stays."""
+        if self._silent:
+            return
         if self._bar:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
@@ -50,6 +55,8 @@ class ProgressLine:
 
     def update(self, title: str, done: int, total: int, detail: str = "") -> None:
         """Moves the bar of ``title`` to ``done`` of ``total``."""
+        if self._silent:
+            return
         if title != self._title:
             self._title = title
             self._began_s = time.monotonic()

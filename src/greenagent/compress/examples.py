@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from greenagent.compress.rows import IGNORED, Encoded, Rows
 from greenagent.core.calls import render_calls
 from greenagent.core.errors import ModelError, TaskError
 from greenagent.core.interface import Interface
@@ -17,20 +18,19 @@ __all__ = [
     "NO_LIMIT",
     "Encoded",
     "LengthGroupedSampler",
+    "Rows",
     "collate",
     "encode",
     "exact_answers",
     "fit_select",
-    "row_lengths",
     "subword_variants",
     "texts",
 ]
 
-IGNORED = -100
 NO_LIMIT = 1 << 30
 """For rows that are only looked at, however long."""
 
-Encoded = dict[str, list[int]]
+_TEXTS_AT_ONCE = 4096
 
 
 def fit_select(examples: Sequence[Example], seed: int, share: float = 0.1) -> tuple[list[Example], list[Example]]:
@@ -52,31 +52,26 @@ def texts(examples: Sequence[Example], interface: Interface) -> Iterator[str]:
     yield render_calls([], interface.tools)
 
 
-def encode(examples: Sequence[Example], interface: Interface, tokenizer: Any, max_tokens: int) -> list[Encoded]:
+def encode(examples: Iterable[Example], interface: Interface, tokenizer: Any, max_tokens: int) -> Rows:
     """Token ids with labels on the answer only (completion-only loss, teacher forcing).
 
-    Each row has ``input_ids`` and ``labels`` of the same length; labels are `IGNORED` over the prompt. Prompt and answer are
+    Prompt and answer are
     encoded apart, as they are when serving, so that no token straddles them; a tokenizer that puts a token before every text
     puts it before the prompt, as the engine does. A row over ``max_tokens`` is an error, never cut.
     """
-    rows = []
+    rows = Rows()
     end = tokenizer.eos_token_id
     for example in examples:
         prompt = tokenizer(interface.render_prompt(example.messages)).input_ids
         answer = [*tokenizer(interface.render_answer(example.expected), add_special_tokens=False).input_ids, end]
         if len(prompt) + len(answer) > max_tokens:
             raise TaskError(f"example {example.id}: {len(prompt) + len(answer)} tokens; raise max_tokens (now {max_tokens})")
-        rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
+        rows.append(prompt, answer)
     return rows
 
 
-def row_lengths(rows: Sequence[Encoded]) -> list[int]:
-    """The tokens of each row."""
-    return [len(row["input_ids"]) for row in rows]
-
-
-def subword_variants(rows: Sequence[Encoded], tokenizer: Any, dropout: float, count: int) -> list[list[Encoded]]:
-    """For each row, ``count`` rows with the same answer after another cut of the same prompt into tokens.
+def subword_variants(rows: Rows, tokenizer: Any, dropout: float, count: int) -> list[Rows]:
+    """``count`` times the rows, each with the same answer after another cut of the same prompt into tokens.
 
     BPE-dropout (Provilkov et al. 2020): each merge is left out with probability ``dropout``, so that a small vocabulary learns
     to read words it has no token for.
@@ -86,14 +81,14 @@ def subword_variants(rows: Sequence[Encoded], tokenizer: Any, dropout: float, co
     core = copy.deepcopy(tokenizer.backend_tokenizer)
     if not isinstance(core.model, models.BPE):
         raise ModelError(f"subword_dropout needs a BPE tokenizer, not {type(core.model).__name__}")
-    prompts = [[i for i, label in zip(r["input_ids"], r["labels"], strict=True) if label == IGNORED] for r in rows]
-    texts_ = tokenizer.batch_decode(prompts, clean_up_tokenization_spaces=False)
     core.model.dropout = dropout
-    variants: list[list[Encoded]] = [[] for _ in rows]
-    for _ in range(count):
-        for i, cut in enumerate(core.encode_batch(texts_, add_special_tokens=False)):
-            answer = [label for label in rows[i]["labels"] if label != IGNORED]
-            variants[i].append({"input_ids": cut.ids + answer, "labels": [IGNORED] * len(cut.ids) + answer})
+    variants = [Rows() for _ in range(count)]
+    for start in range(0, len(rows), _TEXTS_AT_ONCE):
+        chosen = range(start, min(start + _TEXTS_AT_ONCE, len(rows)))
+        texts_ = tokenizer.batch_decode([rows.prompt(i) for i in chosen], clean_up_tokenization_spaces=False)
+        for variant in variants:
+            for i, cut in zip(chosen, core.encode_batch(texts_, add_special_tokens=False), strict=True):
+                variant.append(cut.ids, rows.answer(i))
     return variants
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from greenagent.compress.candidate import Candidate, Family
 from greenagent.compress.classify.candidate import Classifier, rows_of
 from greenagent.compress.classify.learn import learn
-from greenagent.compress.examples import collate, encode, row_lengths
+from greenagent.compress.examples import collate, encode
 from greenagent.compress.run import Run
 from greenagent.compress.train import TrainOptions, train
 
@@ -27,6 +27,6 @@ class FineTune(TrainOptions):
             return learn(candidate, rows, self, run, title="fine_tune")
         encoded = encode(self.examples(run), run.interface, candidate.tokenizer, self.max_tokens)
         padded = partial(collate, pad_id=candidate.tokenizer.pad_token_id)
-        notes = train(candidate.model, encoded, row_lengths(encoded), self, run, title="fine_tune", collator=padded)
+        notes = train(candidate.model, encoded, encoded.lengths, self, run, title="fine_tune", collator=padded)
         run.notes.update(notes)
         return candidate.changed()

@@ -1,9 +1,13 @@
-"""Carries a recipe out: step after step, resumable after ``kill -9``, the output directory whole or absent."""
+"""Carries a recipe out: step after step, resumable after ``kill -9``, the output directory whole or absent.
+
+Several processes may carry one recipe out together (`greenagent.compress.spread`): each calls `compress`.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from greenagent.compress.candidate import Candidate
@@ -14,9 +18,10 @@ from greenagent.compress.load import load_candidate
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Progress, Run, StepOptions
 from greenagent.compress.serving import servable
+from greenagent.compress.spread import Spread
 from greenagent.compress.steps import StepRunner, finished_fact
 from greenagent.compress.train import TrainOptions
-from greenagent.compress.work import allow_changes, open_work, step_folder
+from greenagent.compress.work import allow_changes, open_work, require_shared, step_folder
 from greenagent.core.atomic import new_directory
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import InputError, QualityError, RecipeError
@@ -46,42 +51,59 @@ def compress(
     clock: Clock | None = None,
     evaluate_limit: int | None = None,
     gains: bool = True,
+    spread: Spread | None = None,
 ) -> ModelCard:
     """Runs ``recipe`` and writes the model directory ``out``; returns its card.
 
     ``record`` is given every finished step (the command line takes it to the ledger). ``evaluate_limit`` bounds the examples per
-    split that the finished models are evaluated on; ``gains`` has every step's gain measured on the engine. Errors: all of
+    split that the finished models are evaluated on; ``gains`` has every step's gain measured on the engine. ``spread``: who this
+    process is when several call this together; then ``progress``, ``say`` and ``record`` are the main process's. Errors: all of
     `greenagent.core.errors`.
     """
+    spread = spread or Spread()
+    if not spread.main:
+        progress, say, record = _quiet, _quiet, None
     out = out.absolute()
     steps = recipe.typed_steps()
-    task = _load_task(recipe)
-    intensity = lookup(zone)
-    work = open_work(out, recipe, steps, task.sha256, resume=resume, restart=restart)
+    task = spread.each(lambda: _load_task(recipe))
+    intensity = spread.each(lambda: lookup(zone))
+    work = spread.first(lambda: open_work(out, recipe, steps, task.sha256, resume=resume, restart=restart))
+    spread.each(lambda: require_shared(work))
     if out.exists():
         say(f"{out} will be replaced when the new model is finished")
     seen = [example for split in recipe.train_on for example in task.splits[split]]
-    fit, select = fit_select(seen, recipe.seed, recipe.select_share)
+    fit, select = spread.each(lambda: fit_select(seen, recipe.seed, recipe.select_share))
     held_out = [example for split, examples in task.splits.items() if split not in recipe.train_on for example in examples]
-    run = Run(recipe.name, task.interface(), fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out)
+    run = Run(
+        recipe.name, task.interface(), fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out, spread=spread
+    )
     meter = Meter(discover())
     try:
         if recipe.most_slice_loss is not None:
             require_watched(select, recipe.min_slice)
         runner = StepRunner(meter, clock or SystemClock(), intensity, gains=gains)
         kept = _run_steps(recipe, steps, run, runner, record)
-        card = _write_models(kept, out, recipe, steps, task, run, intensity, evaluate_limit)
+        card = spread.first(lambda: _write_models(kept, out, recipe, steps, task, run, intensity, evaluate_limit))
     except QualityError:
         allow_changes(work)
         raise
     except InputError:
-        if not any(work.glob("*/fact.json")) and not any(work.glob("*/checkpoints")):
+        if spread.main and not any(work.glob("*/fact.json")) and not any(work.glob("*/checkpoints")):
             shutil.rmtree(work, ignore_errors=True)  # nothing was done yet: the corrected recipe starts afresh
         raise
     finally:
         meter.close()
-    shutil.rmtree(work, ignore_errors=True)
+    if spread.main:
+        shutil.rmtree(work, ignore_errors=True)
     return card
+
+
+def _quiet(*_: object) -> None:
+    """What all processes but the main one say."""
+
+
+def _same(candidate: Candidate | None) -> Candidate | None:
+    return candidate
 
 
 def _write_models(
@@ -140,18 +162,21 @@ def _load_task(recipe: Recipe) -> Task:
 def _run_steps(
     recipe: Recipe, steps: list[tuple[str, StepOptions]], run: Run, runner: StepRunner, record: Recorder | None
 ) -> list[Finished]:
-    """Applies all steps: the candidates with ``save_as`` in their order, then the final one."""
+    """Applies all steps: the candidates with ``save_as`` in their order, then the final one. The main process alone gets them."""
+    spread = run.spread
     candidate: Candidate | None = None
     base = recipe.model
     facts: list[StepFact] = []
     kept: list[Finished] = []
     interface = _own_interface(base)
     for number, (name, step) in enumerate(steps, 1):
-        run.step_dir = run.work / step_folder(number, name)
-        fact = finished_fact(run.step_dir)
+        before, run.step_dir = run.step_dir, run.work / step_folder(number, name)
+        fact = spread.first(lambda: finished_fact(run.step_dir))
         if fact is None:
-            if candidate is None:
-                candidate = runner.restore(run.work / _folder(steps, number - 1), base) if number > 1 else _base(base, steps)
+            load: Callable[[], Candidate | None] = partial(_same, candidate)
+            if candidate is None and (spread.main or step.together):
+                load = partial(runner.restore, before, base) if number > 1 else partial(_base, base, steps)
+            candidate = spread.each(load)  # also who has one: all meet
             run.say(f"step {number}/{len(steps)}: {name}")
             candidate, fact = runner.apply(name, step, candidate, run, facts[-1].serving_after if facts else None)
             if record:
@@ -164,8 +189,11 @@ def _run_steps(
         interface = run.interface if isinstance(step, TrainOptions) else interface
         if step.save_as:
             run.saved[step.save_as] = run.step_dir / "candidate"
-            kept.append(Finished(candidate or runner.restore(run.step_dir, base), list(facts), interface, step.save_as))
+            if spread.main:
+                kept.append(Finished(candidate or runner.restore(run.step_dir, base), list(facts), interface, step.save_as))
             candidate = None  # the kept one stays as it is: steps train in place, so the next works on a copy from disk
+    if not spread.main:
+        return []
     return [*kept, Finished(candidate or runner.restore(run.step_dir, base), facts, interface)]
 
 
@@ -186,7 +214,3 @@ def _base(name: str, steps: list[tuple[str, StepOptions]]) -> Candidate:
             raise RecipeError(f"step {number} ({kind}): {error}") from error
     candidate.check_exportable()
     return candidate
-
-
-def _folder(steps: list[tuple[str, StepOptions]], number: int) -> str:
-    return step_folder(number, steps[number - 1][0])

@@ -14,6 +14,7 @@ from greenagent.compress.augment import swap_values
 from greenagent.compress.candidate import Candidate, Family, Shape
 from greenagent.compress.language import load_tokenizer
 from greenagent.compress.select.kept import Kept, picked
+from greenagent.compress.spread import Spread
 from greenagent.core.errors import RecipeError
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
@@ -35,7 +36,7 @@ class Run:
     ``fit`` (without what a `select` step has dropped) and ``select`` are the two parts of ``train``; nothing else is ever looked
     at before the card is written, except that synthetic requests must not be among ``held_out``, the other splits' requests.
     ``saved`` has the candidates kept by ``save_as``; ``base`` is the recipe's model. ``step_dir`` is the running step's own
-    folder; ``notes`` go onto the card.
+    folder; ``notes`` go onto the card. ``spread`` is who this process is among several.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Run:
     held_out: Sequence[Example] = ()
     saved: dict[str, Path] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    spread: Spread = field(default_factory=Spread)
     _tokenizer: Any = None
 
     def synthetic(self) -> list[Example]:
@@ -104,6 +106,9 @@ class StepOptions(BaseModel, ABC):
 
     families: ClassVar[tuple[Family, ...]] = ("language",)
     """The kinds of models that the step works on."""
+
+    together: ClassVar[bool] = False
+    """Whether all processes of a run carry the step out; of other steps the main process alone."""
 
     def fit_shape(self, shape: Shape) -> Shape:
         """What this step makes of a model's shape. Raises `RecipeError` when it cannot."""

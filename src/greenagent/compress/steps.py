@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from greenagent.compress.candidate import Candidate, bytes_of
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.serving import ServingMeter
+from greenagent.compress.spread import Spread
 from greenagent.core.atomic import disk_errors, write_text
 from greenagent.core.clock import Clock
 from greenagent.core.records import Quality, ServingCost, StepFact
@@ -49,6 +51,11 @@ class Spent(BaseModel):
             peak_rss_bytes=max(self.peak_rss_bytes, peak_rss_bytes),
         )
 
+    def beside(self, others: Sequence[Spent]) -> Spent:
+        """With what others used in the same time; of memory the sum of all peaks."""
+        peaks = self.peak_rss_bytes + sum(o.peak_rss_bytes for o in others)
+        return self.plus(sum(o.energy_j for o in others), sum(o.cpu_s for o in others), 0.0, peaks)
+
 
 def finished_fact(step_dir: Path) -> StepFact | None:
     """The fact of a step that is done, or ``None``."""
@@ -69,31 +76,40 @@ class StepRunner:
         self._gains = gains
 
     def apply(
-        self, name: str, step: StepOptions, candidate: Candidate, run: Run, serving: ServingCost | None = None
-    ) -> tuple[Candidate, StepFact]:
+        self, name: str, step: StepOptions, candidate: Candidate | None, run: Run, serving: ServingCost | None = None
+    ) -> tuple[Candidate | None, StepFact]:
         """Runs ``step`` in ``run.step_dir`` and returns the new candidate with the step's fact.
 
-        ``serving`` is what a request costs on the candidate, where the step before has measured it.
+        ``serving`` is what a request costs on the candidate, where the step before has measured it. Of several processes only the
+        main one has a candidate before and after; the others need one for steps that they carry out ``together``, and find the
+        new one where the main process keeps it.
         """
+        spread = run.spread
         run.step_dir.mkdir(parents=True, exist_ok=True)
-        parameters = candidate.parameters
+        parameters = candidate.parameters if candidate else 0
         run.notes = {}
         peak = PeakMemory()
-        spent = _Spending(run.step_dir / "spent.json", self._meter, self._clock, peak)
+        meter = self._meter if spread.meters else None
+        spent = _Spending(run.step_dir / _spent_file(spread.rank), meter, self._clock, peak)
         metered = replace(run, progress=spent.watch(run.progress))
         with disk_errors(str(run.step_dir)):
-            serving = serving or self._serving(candidate, run)
+            before = spread.first(lambda: serving or self._serving(_there(candidate), run))
             with peak:
-                changed = step.apply(candidate, metered)
-                quality = self._select_quality(changed, run)
-            self._keep(changed, run.step_dir)
-            served = serving if changed is candidate else self._serving(changed, run)
-        fact = self._fact(name, step, changed, parameters, spent.now())
-        fact.notes, fact.quality = dict(metered.notes), quality
-        fact.serving_before, fact.serving_after = serving, served
-        write_text(run.step_dir / "fact.json", fact.model_dump_json(indent=2))
-        shutil.rmtree(run.step_dir / "checkpoints", ignore_errors=True)
-        return changed, fact
+                changed = spread.each(lambda: step.apply(candidate, metered) if candidate else None)
+                quality = spread.first(lambda: self._select_quality(_there(changed), run))
+            spread.first(lambda: self._keep(_there(changed), run.step_dir))
+            after = spread.first(lambda: before if changed is candidate else self._serving(_there(changed), run))
+            ours, *others = spread.collect(spent.now())
+            fact = spread.first(lambda: self._fact(name, step, _there(changed), parameters, ours.beside(others)))
+            fact.notes, fact.quality = dict(metered.notes) | (_processes(spread) if step.together else {}), quality
+            fact.serving_before, fact.serving_after = before, after
+            spread.first(lambda: self._finish(fact, run.step_dir))
+        return (changed if spread.main else None), fact
+
+    def _finish(self, fact: StepFact, step_dir: Path) -> None:
+        """The fact is what marks the step as done."""
+        write_text(step_dir / "fact.json", fact.model_dump_json(indent=2))
+        shutil.rmtree(step_dir / "checkpoints", ignore_errors=True)
 
     def restore(self, step_dir: Path, base: str) -> Candidate:
         """The candidate a finished step left."""
@@ -147,22 +163,37 @@ class StepRunner:
         partial.rename(final)
 
 
-class _Spending:
-    """Joules, CPU seconds, seconds and the peak of memory since the step first began, over restarts."""
+def _processes(spread: Spread) -> dict[str, int]:
+    """What the card says of a step that several processes did."""
+    return {"processes": spread.count} if spread.count > 1 else {}
 
-    def __init__(self, path: Path, meter: Meter, clock: Clock, peak: PeakMemory) -> None:
+
+def _spent_file(rank: int) -> str:
+    return f"spent-{rank}.json" if rank else "spent.json"
+
+
+def _there(candidate: Candidate | None) -> Candidate:
+    """What the main process always has."""
+    assert candidate is not None
+    return candidate
+
+
+class _Spending:
+    """Joules (of one machine; without its ``meter`` none), CPU seconds, seconds and the peak of memory, over restarts."""
+
+    def __init__(self, path: Path, meter: Meter | None, clock: Clock, peak: PeakMemory) -> None:
         self._path = path
         self._meter = meter
         self._clock = clock
         self._peak = peak
         self._earlier = Spent.model_validate_json(path.read_text()) if path.is_file() else Spent()
-        self._start_j = meter.total_j()
+        self._start_j = meter.total_j() if meter else 0.0
         self._start_cpu_s = tree_cpu_s(os.getpid())
         self._start_s = self._written_s = clock.monotonic_s()
 
     def now(self) -> Spent:
         return self._earlier.plus(
-            self._meter.total_j() - self._start_j,
+            self._meter.total_j() - self._start_j if self._meter else 0.0,
             tree_cpu_s(os.getpid()) - self._start_cpu_s,
             self._clock.monotonic_s() - self._start_s,
             self._peak.bytes,

@@ -1,13 +1,12 @@
-"""Training is ``transformers``' Trainer; ours are the loss, the batches, the optimizer and the checkpoints' rhythm."""
+"""What training steps can be told, the supervised objective, and one training from its first checkpoint to its notes."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import transformers
@@ -16,25 +15,21 @@ from torch.nn import functional
 
 from greenagent.compress.candidate import Shape
 from greenagent.compress.examples import IGNORED, LengthGroupedSampler
-from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.quantize.aware import trained_as
 from greenagent.compress.quantize.formats import Quant
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.synthesize.step import Synthesize
+from greenagent.compress.trainer import Batch, Objective, Rewrite, Rhythm, Trainer
 from greenagent.core.errors import RecipeError
 from greenagent.tasks import Example
 
 __all__ = ["Batch", "Objective", "TrainOptions", "answer_logits", "supervised", "train"]
 
-Batch = dict[str, Any]
-Objective = Callable[[Any, Batch], torch.Tensor]
-"""The loss of a model on a batch."""
-
-_CHECKPOINT_EVERY_S = 180.0
-
 
 class TrainOptions(StepOptions):
     """What every training step can be told."""
+
+    together: ClassVar[bool] = True
 
     epochs: float = Field(default=1.0, gt=0, description="passes over the examples")
     batch_size: int = Field(default=32, ge=1, description="examples a step of the optimizer")
@@ -67,16 +62,15 @@ class TrainOptions(StepOptions):
             raise RecipeError("quantize_aware is for language models: classifiers have their own ways of rounding")
         return shape
 
-    def examples(self, run: Run) -> list[Example]:
-        """The fit split and the synthetic examples as this step trains on them."""
+    def examples(self, run: Run) -> Iterator[Example]:
+        """The fit split and the synthetic examples as this step trains on them; copies are made as they are taken."""
         written = run.synthetic() if self.synthetic else []
-        fit = list(run.fit)[: self.max_examples]
-        return [*self._copies(fit, self.copies, run), *self._copies(written, self.synthetic, run)]
+        yield from self._copies(run.fit[: self.max_examples], self.copies, run)
+        yield from self._copies(written, self.synthetic, run)
 
-    def _copies(self, examples: list[Example], copies: int, run: Run) -> list[Example]:
-        if not self.swap_values:
-            return examples * copies
-        return [example for copy in range(copies) for example in run.swapped(examples, self.swap_values, run.seed + copy)]
+    def _copies(self, examples: Sequence[Example], copies: int, run: Run) -> Iterator[Example]:
+        for copy in range(copies):
+            yield from run.swapped(examples, self.swap_values, run.seed + copy) if self.swap_values else examples
 
 
 def answer_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,44 +90,6 @@ def supervised(model: Any, batch: Batch) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), labels)
 
 
-class _Trainer(transformers.Trainer):  # type: ignore[misc]
-    def __init__(self, objective: Objective, sampler: LengthGroupedSampler, **options: Any) -> None:
-        super().__init__(**options)
-        self._objective = objective
-        self._sampler = sampler
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self._sampler
-
-    def compute_loss(self, model: Any, inputs: Batch, *_: Any, **__: Any) -> torch.Tensor:
-        return self._objective(model, inputs)
-
-
-class _Rhythm(transformers.TrainerCallback):  # type: ignore[misc]
-    """Reports progress every second, checkpoints every three minutes."""
-
-    def __init__(self, run: Run, title: str) -> None:
-        self._run = run
-        self._title = title
-        self._saved_s = time.monotonic()
-        self._loss = ""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._saved_s = time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if "loss" in (logs or {}):
-            self._loss = f"loss {float((logs or {})['loss']):.3f}"
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._run.progress(self._title, state.global_step, state.max_steps, self._loss)
-        if time.monotonic() - self._saved_s > _CHECKPOINT_EVERY_S and state.global_step < state.max_steps:
-            control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._saved_s = time.monotonic()
-
-
 def train(
     model: Any,
     rows: Sequence[Mapping[str, Any]],
@@ -144,34 +100,34 @@ def train(
     title: str,
     collator: Callable[[list[Any]], Batch],
     objective: Objective = supervised,
+    rewrite: Rewrite | None = None,
 ) -> dict[str, Any]:
     """Trains ``model`` in place and returns notes for the card; resumes from the last checkpoint of this step if there is one.
 
-    ``lengths``: the tokens of each row, so that rows of like length share a batch.
+    ``lengths``: the tokens of each row, so that rows of like length share a batch. The processes of a run all call this with the
+    same arguments; the result is one process's within rounding (but for dropout, which each draws for its own rows).
     """
     checkpoints = run.step_dir / "checkpoints"
-    sampler = LengthGroupedSampler(lengths, options.batch_size, run.seed)
-    model.train()
-    optimizer = MasterAdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    trainer = _Trainer(
-        objective,
-        sampler,
-        model=model,
-        args=_arguments(options, run.seed, checkpoints),
-        train_dataset=rows,
-        data_collator=collator,
-        optimizers=(optimizer, None),
-        callbacks=[_Rhythm(run, title)],
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    last = _last_whole(checkpoints)
+    last = run.spread.first(lambda: _last_whole(checkpoints))
     if last:
         run.say(f"{title}: continuing from step {last.name.rpartition('-')[2]}")
-    with trained_as(model, options.quantize_aware):
+    model.train()
+    with run.spread.in_step(), trained_as(model, options.quantize_aware):
+        trainer = Trainer(
+            model,
+            rows,
+            objective=objective,
+            rewrite=rewrite,
+            collator=collator,
+            sampler=LengthGroupedSampler(lengths, options.batch_size, run.seed),
+            spread=run.spread,
+            args=_arguments(options, run.seed, checkpoints),
+            callbacks=[Rhythm(run, title)],
+        )
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    model.to("cpu").eval()  # the trainer takes it to a GPU where there is one; all other steps work in main memory
-    tokens = sum(lengths) * options.epochs
-    return {"examples": len(rows), "train_tokens": round(tokens), "final_loss": _last_loss(trainer.state.log_history)}
+        trainer.finish()
+    notes = {"examples": len(rows), "train_tokens": round(sum(lengths) * options.epochs)}
+    return {**notes, "final_loss": _last_loss(trainer.state.log_history)}
 
 
 def _last_whole(checkpoints: Path) -> Path | None:

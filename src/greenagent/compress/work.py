@@ -14,9 +14,9 @@ from typing import Any
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import StepOptions
 from greenagent.core.atomic import disk_errors, write_text
-from greenagent.core.errors import InputError
+from greenagent.core.errors import EnvironmentalError, InputError
 
-__all__ = ["allow_changes", "open_work", "step_folder", "work_directory"]
+__all__ = ["allow_changes", "open_work", "require_shared", "step_folder", "work_directory"]
 
 _MARK = "run.json"
 _CHANGES = "finished steps may change"
@@ -59,6 +59,12 @@ def allow_changes(work: Path) -> None:
     """Lets the next ``--resume`` change steps that are finished, because what they gave is not good enough."""
     mark = json.loads((work / _MARK).read_text(encoding="utf-8"))
     write_text(work / _MARK, json.dumps({**mark, _CHANGES: True}))
+
+
+def require_shared(work: Path) -> None:
+    """Raises `EnvironmentalError` when another process of the same run opened ``work`` and this one does not see it."""
+    if not (work / _MARK).is_file():
+        raise EnvironmentalError(f"{work} is not seen on every machine of this run: give an -o on a file system that they share")
 
 
 def _forget_changed(work: Path, mark: dict[str, Any]) -> None:

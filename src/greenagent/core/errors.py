@@ -10,7 +10,8 @@
     ├── EnvironmentalError          4   the machine refused: permission, disk, port, no counter
     ├── EngineError                 5   an engine died, hung or answered wrongly
     ├── IntegrityError              6   a record does not verify
-    └── QualityError                7   what was made is not as good as was asked
+    ├── QualityError                7   what was made is not as good as was asked
+    └── ElsewhereError              *   another process of the same run failed and says why; its exit code
 
 Messages say what was wrong, with the value, and what would be right.
 """
@@ -21,6 +22,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "ElsewhereError",
     "EngineError",
     "EnvironmentalError",
     "GreenagentError",
@@ -101,6 +103,17 @@ class QualityError(GreenagentError):
     """What was made is not as good as was asked."""
 
     exit_code = 7
+
+
+class ElsewhereError(GreenagentError):
+    """Another process of the same run failed and says why.
+
+    ``rank`` is its number. This one says nothing, and ends with the same ``exit_code``.
+    """
+
+    def __init__(self, rank: int, exit_code: int) -> None:
+        super().__init__(f"process {rank} of this run has failed")
+        self.exit_code = exit_code
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class Classifier(Candidate):
         return [choice == row["label"] for choice, row in zip(best, rows, strict=True)]
 
 
-def rows_of(examples: Sequence[Example], interface: Interface) -> list[Row]:
+def rows_of(examples: Iterable[Example], interface: Interface) -> list[Row]:
     """``text``, as the interface renders the prompt, and ``label``, the number of the right choice."""
     numbers = {choice: number for number, choice in enumerate(interface.choices)}
     return [

@@ -75,6 +75,7 @@ class DistillLabels(TrainOptions):
             run.interface,
             run.step_dir,
             lambda done, total: run.progress("the teacher weighs the choices", done, total, ""),
+            run.spread,
         )
         choices = said.argmax(-1).tolist()
         agreed = [choice == row["label"] for choice, row in zip(choices, rows, strict=True) if "label" in row]

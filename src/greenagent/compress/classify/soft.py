@@ -18,6 +18,7 @@ import torch
 
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.classify.candidate import Classifier
+from greenagent.compress.spread import Spread
 from greenagent.core.interface import Interface
 
 __all__ = ["choice_log_probs", "remembered"]
@@ -32,21 +33,25 @@ def remembered(
     interface: Interface,
     folder: Path,
     progress: Callable[[int, int], None],
+    spread: Spread | None = None,
 ) -> torch.Tensor:
     """`choice_log_probs`, the mean of the teachers' probabilities; each chunk is kept in ``folder``, so that a crash costs one.
 
-    Teachers are loaded only when something is missing.
+    Teachers are loaded only when something is missing. Several processes take a share of the chunks each, and read all.
     """
-    parts = [folder / f"choices-{start:07d}.pt" for start in range(0, len(texts), _CHUNK)]
-    if not all(part.is_file() for part in parts):
-        loaded = [load() for load in teachers]
-        for number, part in enumerate(parts):
-            asked = texts[number * _CHUNK : (number + 1) * _CHUNK]
-            if not part.is_file():
-                said = torch.stack([choice_log_probs(teacher, asked, interface) for teacher in loaded])
-                _keep((said.logsumexp(0) - math.log(len(loaded))).half(), part)
-            progress(min((number + 1) * _CHUNK, len(texts)), len(texts))
-    return torch.cat([torch.load(part, weights_only=True) for part in parts]).float()
+    spread = spread or Spread()
+    parts = {start: folder / f"choices-{start:07d}.pt" for start in range(0, len(texts), _CHUNK)}
+    missing = spread.first(lambda: [start for start, part in parts.items() if not part.is_file()])
+
+    def ask() -> None:
+        loaded = [load() for load in teachers] if missing else []
+        for start in spread.share(missing):
+            said = torch.stack([choice_log_probs(teacher, texts[start : start + _CHUNK], interface) for teacher in loaded])
+            _keep((said.logsumexp(0) - math.log(len(loaded))).half(), parts[start])
+            progress(min(start + _CHUNK, len(texts)), len(texts))
+
+    spread.each(ask)
+    return torch.cat([torch.load(part, weights_only=True) for part in parts.values()]).float()
 
 
 def choice_log_probs(teacher: Candidate, texts: Sequence[str], interface: Interface) -> torch.Tensor:

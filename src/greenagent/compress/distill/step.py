@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,11 +12,13 @@ from torch.nn import functional
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.distill.losses import Divergence, Weighing, combined, divergence
 from greenagent.compress.distill.on_policy import own_answers, prompts_of
-from greenagent.compress.distill.signals import Signals, teacher_signals
+from greenagent.compress.distill.signals import Signals
 from greenagent.compress.distill.teacher import Teachers
-from greenagent.compress.examples import Encoded, collate, encode, row_lengths, subword_variants
+from greenagent.compress.examples import collate, encode, subword_variants
+from greenagent.compress.rows import Rows
 from greenagent.compress.run import Run, StepOptions, require_teacher
 from greenagent.compress.train import Batch, TrainOptions, answer_logits, train
+from greenagent.core.errors import RecipeError
 
 __all__ = ["Distill"]
 
@@ -66,53 +67,58 @@ class Distill(TrainOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Checks the vocabularies, computes (or reloads) the teachers' signals, trains."""
-        tokenizer = candidate.tokenizer
-        rows = encode(self.examples(run), run.interface, tokenizer, self.max_tokens)
+        if run.spread.sharded and self.on_policy:
+            raise RecipeError("on_policy: students whose weights are sharded (--use_fsdp) do not write answers: run without it")
+        rows = encode(self.examples(run), run.interface, candidate.tokenizer, self.max_tokens)
         lesson = _Lesson(self, candidate, run, rows)
-        for index, row in enumerate(rows):
-            row["index"] = [index]
         notes = train(
             candidate.model,
-            rows,
-            row_lengths(rows),
+            lesson,
+            rows.lengths,
             self,
             run,
             title="distill",
             collator=lesson.collate,
             objective=lesson.loss,
+            rewrite=lesson.on_policy if self.on_policy else None,
         )
         run.notes.update(notes)
         return candidate.changed()
 
 
-class _Lesson:
-    """What the teachers say about each batch, and the loss that follows."""
+class _Lesson(Sequence[dict[str, Any]]):
+    """The rows as they are trained on, what the teachers say about them, and the loss that follows."""
 
-    def __init__(self, options: Distill, candidate: Candidate, run: Run, rows: list[Encoded]) -> None:
+    def __init__(self, options: Distill, candidate: Candidate, run: Run, rows: Rows) -> None:
         self._options = options
         self._tokenizer = candidate.tokenizer
         self._pad_id = cast(int, candidate.tokenizer.pad_token_id)
         self._max_answer_tokens = run.interface.max_answer_tokens
+        self._spread = run.spread
+        self._rows = rows
         self._teachers: Teachers | None = None
-        self._signals = self._recall(run.step_dir / "teacher-signals.pt", run, rows)
+        self._signals = self._recall(run)
         dropout = options.subword_dropout
         self._variants = subword_variants(rows, self._tokenizer, dropout, _VARIANTS) if dropout else None
 
-    def collate(self, rows: list[Encoded]) -> Batch:
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        """A row and its number; the cut of its prompt is drawn from torch's generator, which a resumed run restores."""
+        rows = self._variants[int(torch.randint(_VARIANTS, ()))] if self._variants else self._rows
+        return {**rows[index], "index": index}
+
+    def collate(self, rows: list[dict[str, Any]]) -> Batch:
         """A batch with the teachers' signals beside it."""
-        chosen = [row["index"][0] for row in rows]
-        if self._variants:  # drawn from torch's generator, which a resumed run restores
-            draws = torch.randint(_VARIANTS, (len(chosen),)).tolist()
-            rows = [self._variants[i][draw] for i, draw in zip(chosen, draws, strict=True)]
         batch: Batch = collate(rows, self._pad_id)
-        batch["teacher_log_probs"] = torch.cat([self._signals.log_probs[i] for i in chosen])
-        batch["teacher_ids"] = torch.cat([self._signals.ids[i] for i in chosen])
+        log_probs, ids = zip(*(self._signals.of(row["index"]) for row in rows), strict=True)
+        batch["teacher_log_probs"], batch["teacher_ids"] = torch.cat(log_probs), torch.cat(ids)
         return batch
 
     def loss(self, model: Any, batch: Batch) -> torch.Tensor:
         """On the task's answers both losses; on the student's own, where no label is right, the teachers' alone."""
         options = self._options
-        batch = self._on_policy(model, batch)
         logits, labels = answer_logits(model, batch)
         said = (batch["teacher_log_probs"], batch["teacher_ids"])
         taught = divergence(logits, *said, tau=options.tau, kind=options.divergence, beta=options.beta)
@@ -120,10 +126,11 @@ class _Lesson:
             return taught
         return combined(functional.cross_entropy(logits.float(), labels), taught, options.alpha, options.weighing)
 
-    def _on_policy(self, model: Any, batch: Batch) -> Batch:
-        """By chance (``on_policy``) the batch with the student's own answers instead of the task's."""
+    def on_policy(self, model: Any, batch: Batch) -> Batch:
+        """By chance (``on_policy``) the batch with the student's own answers instead of the task's, in all processes at once."""
         options = self._options
-        if self._teachers is None or torch.rand(()).item() >= options.on_policy:
+        draw = self._spread.collect(torch.rand(()).item())[0]
+        if self._teachers is None or draw >= options.on_policy:
             return batch
         own: Batch = own_answers(
             model,
@@ -138,23 +145,26 @@ class _Lesson:
         own["on_policy"] = True
         return own
 
-    def _recall(self, path: Path, run: Run, rows: list[Encoded]) -> Signals:
-        """The signals on disk, else computed now; the teachers stay in memory only when the student's answers need them."""
+    def _recall(self, run: Run) -> Signals:
+        """The signals on disk, what is missing computed now; the teachers stay only when the student's answers need them."""
         options = self._options
-        if path.is_file() and not options.on_policy:
-            return Signals.load(path)
+        signals = Signals(run.step_dir / "teacher-signals", self._rows)
+        complete = run.spread.first(lambda: signals.complete)
+        if complete and not options.on_policy:
+            return signals
         sample = [run.interface.render_prompt(e.messages) for e in list(run.fit)[:_SAMPLE]]
         teachers = Teachers.load([run.teacher(name) for name in options.teachers], self._tokenizer, sample)
         self._teachers = teachers if options.on_policy else None
-        if path.is_file():
-            return Signals.load(path)
-        signals = teacher_signals(
-            teachers,
-            rows,
-            pad_id=self._pad_id,
-            tau=options.tau,
-            top_k=options.top_k,
-            progress=lambda done, total: run.progress("teacher signals", done, total, ""),
-        )
-        signals.save(path)
+        if not complete:
+            run.spread.each(lambda: self._compute(signals, teachers, run))
         return signals
+
+    def _compute(self, signals: Signals, teachers: Teachers, run: Run) -> None:
+        signals.compute(
+            teachers,
+            pad_id=self._pad_id,
+            tau=self._options.tau,
+            top_k=self._options.top_k,
+            progress=lambda done, total: run.progress("teacher signals", done, total, ""),
+            spread=run.spread,
+        )
