@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from greenagent.cli.output import JsonFlag, emit_json, fail, say
 
+if TYPE_CHECKING:
+    from greenagent.compress.recipe import Recipe
+    from greenagent.compress.search.front import Front
+    from greenagent.core.records import ModelCard
+
 __all__ = ["register"]
+
+_TRIALS = 18
 
 
 def register(app: typer.Typer) -> None:
@@ -30,39 +37,101 @@ def compress(
     gains: Annotated[
         bool, typer.Option("--gains/--no-gains", help="Measure on the engine what each step gains; some seconds a step.")
     ] = True,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Search: what to reach, as quality>=0.97*teacher or slice_loss<=0.03 (repeatable: all hold)."),
+    ] = None,
+    minimise: Annotated[
+        str | None,
+        typer.Option(
+            help="Search: what to make least: energy_per_request_j (default), engine_energy_per_request_j, request_s, "
+            "served_bytes or parameters."
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Search: how many choices to begin (18 by default); about a ninth is trained in full."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Turns a model into a smaller one by a recipe of typed steps; every step is metered.
+
+    A recipe that names values in `search` leaves something to choose: with --target those values are found that reach it at the
+    least energy (or what --minimise says). Quality is then that of the select split; what was tried is told in DIR/search.
 
     After a crash or an interruption, the same command with --resume continues where it stopped.
     """
     from greenagent.cli.progress import ProgressLine
     from greenagent.cli.training import TrainingRecord
-    from greenagent.compress.pipeline import compress as run_recipe
-    from greenagent.compress.readme import payback_line
     from greenagent.compress.recipe import load_recipe
+    from greenagent.core.errors import InputError
 
+    if not target and (minimise or trials):
+        raise InputError("--minimise and --trials are of a search: say with --target what it must reach")
     loaded = load_recipe(recipe)
     changes = {key: value for key, value in (("task", task), ("model", model)) if value is not None}
     loaded = loaded.model_copy(update=changes)
     try:
         with TrainingRecord(ledger) as record, ProgressLine() as line:
-            card = run_recipe(
-                loaded,
-                out,
-                resume=resume,
-                restart=restart,
-                zone=zone,
-                progress=line.update,
-                say=line.say,
-                record=record.step,
-                evaluate_limit=evaluate_limit,
-                gains=gains,
+            options: dict[str, Any] = {
+                "resume": resume,
+                "restart": restart,
+                "zone": zone,
+                "progress": line.update,
+                "say": line.say,
+                "record": record.step,
+                "evaluate_limit": evaluate_limit,
+                "gains": gains,
+            }
+            card, front = (
+                _searched(loaded, out, target, minimise, trials, options) if target else (_made(loaded, out, options), None)
             )
     except KeyboardInterrupt:
         raise fail("interrupted: the same command with --resume continues", 130) from None
     if as_json:
-        emit_json(card)
+        emit_json({"card": card.model_dump(mode="json"), "search": front.model_dump(mode="json")} if front else card)
     else:
-        earned = f"{payback_line(card.payback)}; " if card.payback else ""
-        say(f"{out}: {card.parameters:,} parameters; {earned}read {out / 'README.md'}")
+        _tell(out, card, front)
+
+
+def _made(recipe: Recipe, out: Path, options: dict[str, Any]) -> ModelCard:
+    from greenagent.compress.pipeline import compress as run_recipe
+
+    return run_recipe(recipe, out, **options)
+
+
+def _searched(
+    recipe: Recipe, out: Path, targets: list[str], minimise: str | None, trials: int | None, options: dict[str, Any]
+) -> tuple[ModelCard, Front]:
+    from greenagent.compress.search.pipeline import search
+    from greenagent.compress.search.target import parse_cost, parse_limit
+
+    limits = [parse_limit(text) for text in targets]
+    cost = parse_cost(minimise or "energy_per_request_j")
+    return search(recipe, out, limits=limits, minimise=cost, trials=trials or _TRIALS, **options)
+
+
+def _tell(out: Path, card: ModelCard, front: Front | None) -> None:
+    """The table of a search, and in a last line what came out and when it pays back."""
+    from greenagent.compress.readme import payback_line
+
+    if front:
+        _print(front)
+    earned = f"{payback_line(card.payback)}; " if card.payback else ""
+    more = f" and {out / 'search' / 'front.html'}" if front else ""
+    say(f"{out}: {card.parameters:,} parameters; {earned}read {out / 'README.md'}{more}")
+
+
+def _print(front: Front) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from greenagent.compress.search.front import columns, rows
+
+    table = Table(*columns(front))
+    for row in rows(front):
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.print(table, markup=False)
+    known = {str(point.provenance) for point in front.points if point.provenance}
+    console.print(f"On the select split, as served. Joules, total: {'; '.join(sorted(known)) or 'unknown'}.", markup=False)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from greenagent.compress.candidate import Candidate
+from greenagent.compress.candidate import Candidate, Shape
 from greenagent.compress.card import Finished, served_quality, write_model
 from greenagent.compress.compare import check_slices, require_watched, teacher_name
 from greenagent.compress.examples import fit_select
@@ -28,7 +28,7 @@ from greenagent.measure.sensors import discover
 from greenagent.measure.signals.intensity import Intensity, lookup
 from greenagent.tasks import Task, load_task
 
-__all__ = ["Recorder", "compress"]
+__all__ = ["Recorder", "build_run", "check_fit", "compress", "load_training_task", "run_steps", "write_models"]
 
 Recorder = Callable[[str, StepFact], None]
 
@@ -55,21 +55,21 @@ def compress(
     """
     out = out.absolute()
     steps = recipe.typed_steps()
-    task = _load_task(recipe.task)
+    task = load_training_task(recipe.task)
     intensity = lookup(zone)
     work = open_work(out, recipe, steps, task.sha256, resume=resume, restart=restart)
     if out.exists():
         say(f"{out} will be replaced when the new model is finished")
-    fit, select = fit_select(task.splits["train"], recipe.seed, recipe.select_share)
-    held_out = [example for split, examples in task.splits.items() if split != "train" for example in examples]
-    run = Run(recipe.name, task.interface(), fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out)
+    run = build_run(recipe, task, work, progress, say)
     meter = Meter(discover())
     try:
         if recipe.most_slice_loss is not None:
-            require_watched(select, recipe.min_slice)
+            require_watched(run.select, recipe.min_slice)
         runner = StepRunner(meter, clock or SystemClock(), intensity, gains=gains)
-        kept = _run_steps(recipe, steps, run, runner, record)
-        card = _write_models(kept, out, recipe, steps, task, run, intensity, evaluate_limit)
+        kept = run_steps(recipe, steps, run, runner, record)
+        select = _hold_slices(recipe, teacher_name([step for _, step in steps]), kept, task, run, intensity)
+        with new_directory(out) as directory:
+            card = write_models(kept, directory, recipe, steps, task, run, intensity, evaluate_limit, select)
     except QualityError:
         allow_changes(work)
         raise
@@ -83,26 +83,34 @@ def compress(
     return card
 
 
-def _write_models(
+def build_run(recipe: Recipe, task: Task, work: Path, progress: Progress, say: Callable[[str], None]) -> Run:
+    """The run of ``recipe`` on ``task`` in ``work``: train cut into fit and select."""
+    fit, select = fit_select(task.splits["train"], recipe.seed, recipe.select_share)
+    held_out = [example for split, examples in task.splits.items() if split != "train" for example in examples]
+    return Run(recipe.name, task.interface(), fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out)
+
+
+def write_models(
     kept: list[Finished],
-    out: Path,
+    directory: Path,
     recipe: Recipe,
     steps: list[tuple[str, StepOptions]],
     task: Task,
     run: Run,
     intensity: Intensity | None,
     evaluate_limit: int | None,
+    select: Mapping[str, Quality],
 ) -> ModelCard:
-    """Every kept model, each beside its teacher where that is among them; the card of the last."""
+    """Writes every kept model, each beside its teacher where that is among them; the card of the last.
+
+    ``select`` has the qualities on the select split that are known, by ``kept_as``.
+    """
     teacher = teacher_name([step for _, step in steps])
-    select = _hold_slices(recipe, teacher, kept, task, run, intensity)
     cards: dict[str | None, ModelCard] = {}
-    with new_directory(out) as directory:
-        for one in kept:
-            card = write_model(
-                one, directory, recipe, task, run, intensity, evaluate_limit, select.get(one.kept_as), cards.get(teacher)
-            )
-            cards[one.kept_as] = card
+    for one in kept:
+        cards[one.kept_as] = write_model(
+            one, directory, recipe, task, run, intensity, evaluate_limit, select.get(one.kept_as), cards.get(teacher)
+        )
     return cards[""]
 
 
@@ -125,8 +133,8 @@ def _hold_slices(
     return found
 
 
-def _load_task(name: str) -> Task:
-    """The task, whose one split is ``train`` when it is a single file."""
+def load_training_task(name: str) -> Task:
+    """The task to learn, whose one split is ``train`` when it is a single file."""
     task = load_task(name)
     if Path(name).is_file():
         task = Task.build(task.name, task.tools, task.interface_kind, {"train": next(iter(task.splits.values()))})
@@ -135,7 +143,7 @@ def _load_task(name: str) -> Task:
     return task
 
 
-def _run_steps(
+def run_steps(
     recipe: Recipe, steps: list[tuple[str, StepOptions]], run: Run, runner: StepRunner, record: Recorder | None
 ) -> list[Finished]:
     """Applies all steps: the candidates with ``save_as`` in their order, then the final one."""
@@ -175,14 +183,18 @@ def _own_interface(base: str) -> Interface:
 def _base(name: str, steps: list[tuple[str, StepOptions]]) -> Candidate:
     """The model to start from, once it is clear that every step fits it and that what comes out can be written."""
     candidate = load_candidate(name)
-    shape = candidate.shape
+    check_fit(candidate.shape, steps)
+    candidate.check_exportable()
+    return candidate
+
+
+def check_fit(shape: Shape, steps: list[tuple[str, StepOptions]]) -> None:
+    """Raises `RecipeError` when a step cannot work on what the steps before it make of a model of ``shape``."""
     for number, (kind, step) in enumerate(steps, 1):
         try:
             shape = step.fit_shape(shape)
         except RecipeError as error:
             raise RecipeError(f"step {number} ({kind}): {error}") from error
-    candidate.check_exportable()
-    return candidate
 
 
 def _folder(steps: list[tuple[str, StepOptions]], number: int) -> str:

@@ -24,7 +24,7 @@ from greenagent.measure.proc import tree_cpu_s
 from greenagent.measure.signals.intensity import Intensity
 from greenagent.tasks.evaluate import wilson_interval
 
-__all__ = ["StepRunner", "finished_fact"]
+__all__ = ["Spending", "StepRunner", "finished_fact"]
 
 _SELECT_EXAMPLES = 500
 _WRITE_EVERY_S = 5.0
@@ -79,7 +79,7 @@ class StepRunner:
         parameters = candidate.parameters
         run.notes = {}
         peak = PeakMemory()
-        spent = _Spending(run.step_dir / "spent.json", self._meter, self._clock, peak)
+        spent = Spending(run.step_dir / "spent.json", self._meter, self._clock, peak)
         metered = replace(run, progress=spent.watch(run.progress))
         with disk_errors(str(run.step_dir)):
             serving = serving or self._serving(candidate, run)
@@ -147,8 +147,8 @@ class StepRunner:
         partial.rename(final)
 
 
-class _Spending:
-    """Joules, CPU seconds, seconds and the peak of memory since the step first began, over restarts."""
+class Spending:
+    """Joules, CPU seconds, seconds and the peak of memory since the work first began, over restarts; ``path`` keeps them."""
 
     def __init__(self, path: Path, meter: Meter, clock: Clock, peak: PeakMemory) -> None:
         self._path = path
@@ -161,6 +161,7 @@ class _Spending:
         self._start_s = self._written_s = clock.monotonic_s()
 
     def now(self) -> Spent:
+        """All so far."""
         return self._earlier.plus(
             self._meter.total_j() - self._start_j,
             tree_cpu_s(os.getpid()) - self._start_cpu_s,
@@ -168,13 +169,17 @@ class _Spending:
             self._peak.bytes,
         )
 
+    def write(self) -> None:
+        """Writes down what was spent."""
+        write_text(self._path, self.now().model_dump_json())
+
     def watch(self, progress: Any) -> Any:
         """``progress`` that also writes down, every few seconds, what was spent."""
 
         def watched(title: str, done: int, total: int, detail: str) -> None:
             if self._clock.monotonic_s() - self._written_s > _WRITE_EVERY_S:
                 self._written_s = self._clock.monotonic_s()
-                write_text(self._path, self.now().model_dump_json())
+                self.write()
             progress(title, done, total, detail)
 
         return watched

@@ -57,11 +57,13 @@ class DistillLabels(TrainOptions):
         """Asks the teachers once, then trains."""
         assert isinstance(candidate, Classifier)
         rows = rows_of(self.examples(run), run.interface)
+        teachers = [run.teacher(name) for name in self.teachers]
+        texts = [row["text"] for row in rows]
         said = remembered(
-            [partial(load_candidate, str(run.teacher(name))) for name in self.teachers],
-            [row["text"] for row in rows],
+            [partial(load_candidate, str(teacher)) for teacher in teachers],
+            texts,
             run.interface,
-            run.step_dir,
+            run.remembers([teacher.resolve() for teacher in teachers], texts, run.interface.choices),
             lambda done, total: run.progress("the teacher weighs the choices", done, total, ""),
         )
         for number, row in enumerate(rows):

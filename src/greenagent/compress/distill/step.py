@@ -94,7 +94,9 @@ class _Lesson:
         self._pad_id = cast(int, candidate.tokenizer.pad_token_id)
         self._max_answer_tokens = run.interface.max_answer_tokens
         self._teachers: Teachers | None = None
-        self._signals = self._recall(run.step_dir / "teacher-signals.pt", run, rows)
+        teachers = [run.teacher(name).resolve() for name in options.teachers]
+        folder = run.remembers(teachers, options.tau, options.top_k, rows, candidate.tokenizer.get_vocab())
+        self._signals = self._recall(folder / "teacher-signals.pt", run, rows)
         dropout = options.subword_dropout
         self._variants = subword_variants(rows, self._tokenizer, dropout, _VARIANTS) if dropout else None
 
