@@ -50,7 +50,7 @@ def compress(
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="Search: how many choices to begin (18 by default); about a ninth is trained in full."),
+        typer.Option(min=1, help="Search: how many choices to begin (18 by default); about a quarter is trained in full."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -123,13 +123,14 @@ def _tell(out: Path, card: ModelCard, front: Front | None) -> None:
 
 
 def _print(front: Front) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from greenagent.compress.search.front import columns, rows
 
-    table = Table(*columns(front))
-    for row in rows(front):
+    table = Table(*columns(front, brief=True), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in rows(front, brief=True):
         table.add_row(*row)
     console = Console(highlight=False)
     console.print(table, markup=False)

@@ -1,8 +1,8 @@
 """From cheap to dear: all choices with a little training, then the promising ones with more, and few in full.
 
 Successive halving (Jamieson and Talwalkar 2016) in its asynchronous form (ASHA; Li et al. 2020): each rung has three times the
-training of the one below and a third of its choices. Which are promising is said by their Pareto ranks (Deb et al. 2002) in
-quality and cost, so that cheap and good ones survive alike.
+training of the one below and half of its choices, so that a front remains. Which are promising is said by their Pareto ranks
+(Deb et al. 2002) in quality and cost, so that cheap and good ones survive alike.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.train import TrainOptions
 
-__all__ = ["ETA", "SHARES", "cheaper", "next_promotion", "pareto", "promising", "shares_for"]
+__all__ = ["SHARES", "cheaper", "next_promotion", "pareto", "promising", "shares_for"]
 
-ETA = 3
+HALVING = 2
 SHARES = (1 / 9, 1 / 3, 1.0)
 """Of the epochs of every training step, from the first searched step on."""
 
@@ -54,12 +54,12 @@ def promising(points: Mapping[int, tuple[float, float]]) -> list[int]:
 def next_promotion(rungs: Sequence[Mapping[int, tuple[float, float]]], *, all_begun: bool) -> tuple[int, int] | None:
     """(key, rung to measure it at) of a choice that has earned more training, the furthest first; ``None`` when none has.
 
-    ``rungs`` hold the measured points, the cheapest rung first. A third of each rung goes on; what is left over of a third does
-    only once ``all_begun``: then a few choices, too, are carried through.
+    ``rungs`` hold the measured points, the cheapest rung first. Half of each rung goes on, rounded down; rounded up once
+    ``all_begun``, so that a few choices, too, are carried through.
     """
     for rung in range(len(rungs) - 2, -1, -1):
         points = rungs[rung]
-        allowed = -(-len(points) // ETA) if all_begun else len(points) // ETA
+        allowed = -(-len(points) // HALVING) if all_begun else len(points) // HALVING
         waiting = [key for key in promising(points)[:allowed] if key not in rungs[rung + 1]]
         if waiting:
             return waiting[0], rung + 1

@@ -14,6 +14,17 @@ from greenagent.core.units import format_bytes, format_si
 
 __all__ = ["Front", "Point", "columns", "nearest_miss", "rows", "worded"]
 
+_HEADS = {
+    "quality": "quality",
+    "slice_loss": "slice loss",
+    "energy_per_request_j": "J/request",
+    "engine_energy_per_request_j": "engine J",
+    "request_s": "time",
+    "served_bytes": "file",
+    "parameters": "parameters",
+}
+_BRIEF = ("quality", "slice_loss", "energy_per_request_j", "served_bytes")
+
 
 class Point(BaseModel):
     """A choice, measured with the most training that it got."""
@@ -51,19 +62,22 @@ class Front(Record):
         return next((p for p in self.points if p.trial == self.taken), None)
 
 
-def columns(front: Front) -> list[str]:
-    """The heads of the table."""
+def columns(front: Front, *, brief: bool = False) -> list[str]:
+    """The heads of the table; ``brief``: what fits a terminal."""
     chosen = list(front.points[0].chosen) if front.points else []
-    return ["trial", *chosen, "training", "quality", "slice loss", "J/request", "engine's", "time", "file", "parameters", ""]
+    return ["trial", *chosen, "training", *_figures(front, brief).values(), ""]
 
 
-def rows(front: Front) -> list[list[str]]:
-    """The cells: the teacher first, then the front, then the rest, each by cost."""
-    table = [["teacher", *[""] * (len(columns(front)) - 10), "", *_cells(front.teacher), ""]] if front.teacher else []
-    ordered = sorted(front.points, key=lambda p: (-p.training, not p.on_front, p.figures.of(front.minimised) or 0.0))
-    for point in ordered:
+def rows(front: Front, *, brief: bool = False) -> list[list[str]]:
+    """The cells: the teacher first, then the fully trained points, the front before the rest, each by cost."""
+    names = list(_figures(front, brief))
+    table = []
+    if front.teacher:
+        blank = [""] * (len(columns(front, brief=brief)) - len(names) - 2)
+        table.append(["teacher", *blank, *_cells(front.teacher, names), ""])
+    for point in sorted(front.points, key=lambda p: (-p.training, not p.on_front, p.figures.of(front.minimised) or 0.0)):
         chosen = ["none" if value is None else str(value) for value in point.chosen.values()]
-        table.append([str(point.trial), *chosen, f"{point.training:.0%}", *_cells(point.figures), _remark(point, front)])
+        table.append([str(point.trial), *chosen, f"{point.training:.0%}", *_cells(point.figures, names), _remark(point, front)])
     return table
 
 
@@ -96,16 +110,12 @@ def worded(name: str, value: float | None) -> str:
     return format_bytes(value) if name == "served_bytes" else format_si(value, "J" if name.endswith("_j") else "s")
 
 
-def _cells(figures: Figures) -> list[str]:
-    names = (
-        "quality",
-        "slice_loss",
-        "energy_per_request_j",
-        "engine_energy_per_request_j",
-        "request_s",
-        "served_bytes",
-        "parameters",
-    )
+def _figures(front: Front, brief: bool) -> dict[str, str]:
+    """The figures that the table has, with their heads."""
+    return {name: head for name, head in _HEADS.items() if not brief or name in (*_BRIEF, front.minimised)}
+
+
+def _cells(figures: Figures, names: list[str]) -> list[str]:
     return [worded(name, figures.of(name)) for name in names]
 
 
