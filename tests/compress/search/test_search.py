@@ -48,7 +48,7 @@ def found(tiny_dir: Path, task_dir: Path, tmp_path_factory: pytest.TempPathFacto
     (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe_for(tiny_dir, task_dir, steps, search=values)))
     out = directory / "out"
     command = [sys.executable, "-m", "greenagent", "compress", str(directory / "recipe.yaml"), "-o", str(out), "--no-gains"]
-    command += ["--ledger", "none", "--target", "quality>=0.5*teacher", "--target", "slice_loss<=0.6"]
+    command += ["--ledger", "none", "--target", "quality>=0.5*teacher", "--target", "slice_loss<=1"]
     command += ["--minimise", "served_bytes", "--trials", "3"]
     with (directory / "first.log").open("w") as log:
         child = subprocess.Popen(command, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
@@ -122,7 +122,8 @@ def test_what_the_others_took_is_on_the_models_card(found: tuple[Path, dict[str,
 
 def test_a_target_that_no_choice_meets_keeps_the_front_for_another_one(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    steps = [{"prune": {"depth": 2, "save_as": "teacher"}}, {"quantize": {"format": {"choose": "blocks"}}}]
+    learn = {"fine_tune": {"max_examples": 8, "save_as": "teacher"}}
+    steps = [learn, {"quantize": {"format": {"choose": "blocks"}}}]
     recipe = Recipe.model_validate(recipe_for(tiny_dir, task_dir, steps, search={"blocks": ["Q8_0", "Q4_0"]}))
 
     def go(target: str, resume: bool = False) -> tuple[ModelCard, Front]:
@@ -133,7 +134,7 @@ def test_a_target_that_no_choice_meets_keeps_the_front_for_another_one(tiny_dir:
 
     said: list[str] = []
     with pytest.raises(QualityError, match=r"none of 2 fully trained choices meets quality>=0\.9; .* quality 0\.\d+ instead of"):
-        go("quality>=0.9")  # nothing was trained
+        go("quality>=0.9")  # eight examples teach nothing
     assert not out.exists()
     assert (work_directory(out) / "search" / "front.html").is_file()
     said.clear()
@@ -142,7 +143,7 @@ def test_a_target_that_no_choice_meets_keeps_the_front_for_another_one(tiny_dir:
     assert card.served_file == "model-Q4_0.gguf"
     assert front.teacher is not None
     assert (card.served_bytes or 0) <= 0.9 * (front.teacher.served_bytes or 0)
-    assert [p.training for p in front.points] == [1, 1]  # without training all are measured in full
+    assert [p.training for p in front.points] == [1, 1]  # where nothing is trained after the choice, all are measured in full
 
 
 def test_what_cannot_be_searched_is_said_before_anything_runs(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from greenagent.compress.steps import StepRunner
 from greenagent.compress.work import step_folder
 from greenagent.core.atomic import write_text
 from greenagent.core.clock import Clock
+from greenagent.core.errors import ModelError
 from greenagent.core.records import ModelCard, Quality, ServingCost
 from greenagent.engines.registry import AUTO, engine_for
 from greenagent.measure.meter import Meter
@@ -106,6 +107,8 @@ class Bench:
 
     def _measured(self, one: Finished, recipe: Recipe, teacher: Measured | None) -> Measured:
         run, folder = self.run, self.run.work / "serving"
+        if one.interface.kind == "chat" and not one.candidate.tokenizer.chat_template:
+            raise ModelError(f"{recipe.name}: no step trains it for the task, and it has no chat template to be asked with")
         with servable(one.candidate, folder, one.interface) as (form, card):
             asked = (folder, "select", list(run.select), one.interface, self.task.tools, run, self.intensity)
             quality = served_quality(*asked).model_copy(update={"engine": f"{engine_for(AUTO, folder)} {form}"})
