@@ -31,6 +31,34 @@ Of the task's `train` split a part is never trained on (`select_share`): setting
 when the model is finished.
 
 """
+SEARCH = """\
+## Figures left open
+
+`search` names lists of values, and `{choose: NAME}` in a step stands for one of them, in as many places as you like:
+
+```yaml
+search:
+  layers: {low: 2, high: 8, step: 1}
+  blocks: [Q8_0, Q4_0]
+steps:
+  - fine_tune: {epochs: 3}
+  - quantize: {save_as: teacher}
+  - prune: {depth: {choose: layers}}
+  - distill: {teacher: teacher, epochs: 10, quantize_aware: {choose: blocks}}
+  - quantize: {format: {choose: blocks}}
+```
+
+`greenagent compress RECIPE -o DIR --target 'quality>=0.97*teacher' --minimise energy_per_request_j` finds the values. A target is
+`quality>=`, or one of `slice_loss<=`, `energy_per_request_j<=`, `engine_energy_per_request_j<=`, `request_s<=`, `served_bytes<=`,
+`parameters<=`, then a number, or a number `*teacher`; several hold together, and `most_slice_loss` is one of them. All figures
+are those of the `select` split, as the engine serves it; joules are of 20 requests, one at a time, so keep the machine quiet, or
+minimise the engine's own joules.
+
+The steps before the first choice are done once. Every trial then gets a ninth of the epochs that follow, the better half a third,
+and the better half of those all of them; only these can be taken. `DIR/search` has what was tried: `front.html`, `front.json`,
+`front.svg` and every point's card, whose `recipe` makes that point again. Until a model is written all candidates stay on the
+disk, and `--resume` takes them over for other targets, more trials or a changed recipe.
+"""
 NAMES = {int: "whole number", float: "number", str: "text", bool: "yes or no", dict: "mapping", type(None): "nothing"}
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
@@ -79,6 +107,7 @@ def page() -> str:
     parts = [
         f"{HEAD}## A recipe\n\n```yaml\n{EXAMPLE.read_text(encoding='utf-8').rstrip()}\n```",
         table(Recipe, set()),
+        SEARCH,
         f"Every step also takes:\n\n{table(StepOptions, set())}",
         *(section(name, step) for name, step in built_in_steps().items()),
     ]

@@ -75,3 +75,20 @@ def test_the_last_line_says_when_the_model_has_paid_back(tmp_path: Path, task: P
     result = CliRunner().invoke(app, ["compress", str(path), "-o", str(tmp_path / "out"), "--ledger", "none", "--no-gains"])
     assert "1,234 parameters; paid back after 5 requests instead of t" in result.output.strip().splitlines()[-1]
     assert asked["gains"] is False
+
+
+def test_what_is_of_a_search_needs_a_target(tmp_path: Path, task: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(model="embedded", task=task, options="{}"))
+    options = [str(path), "-o", str(tmp_path / "out"), "--ledger", "none"]
+
+    def said(*more: str) -> str:
+        result = CliRunner().invoke(app, ["compress", *options, *more])
+        assert result.exit_code != 0
+        return str(result.exception)
+
+    assert "say with --target" in said("--trials", "3")
+    assert "unknown figure 'speed'" in said("--target", "speed>=3")
+    assert "--minimise 'joules': unknown" in said("--target", "quality>=0.9", "--minimise", "joules")
+    assert "nothing to choose" in said("--target", "quality>=0.9")
+    assert not (tmp_path / "out").exists()

@@ -27,7 +27,7 @@ from greenagent.measure.signals.intensity import Intensity
 from greenagent.tasks import Example, Task
 from greenagent.tasks.evaluate import EngineAnswerer, evaluate, sample
 
-__all__ = ["Finished", "served_quality", "sum_energy", "write_model"]
+__all__ = ["Finished", "add_lineage", "served_quality", "sum_energy", "write_model"]
 
 _REPORT_SPLITS = ("val", "test")
 _AGREEMENT_PROMPTS = 100
@@ -66,8 +66,7 @@ def write_model(
     name = f"{recipe.name}-{one.kept_as}" if one.kept_as else recipe.name
     run.say(f"writing {name}")
     form, card = write_served(one.candidate, directory, name, one.interface)
-    card.recipe, card.recipe_sha256, card.task_sha256 = recipe.model_dump(), recipe.sha256, task.sha256
-    card.steps, card.energy = one.steps, sum_energy([s.energy for s in one.steps])
+    add_lineage(card, one, recipe, task)
     can_answer = one.interface.kind != "chat" or one.candidate.tokenizer.chat_template  # a base model has no chat to be asked in
     for split in (split for split in task.splits if can_answer and split not in recipe.train_on):
         examples = sample(task.splits[split], evaluate_limit)
@@ -81,6 +80,12 @@ def write_model(
     write_text(directory / "card.json", card.model_dump_json(indent=2))
     write_text(directory / "README.md", render_readme(card))
     return card
+
+
+def add_lineage(card: ModelCard, one: Finished, recipe: Recipe, task: Task) -> None:
+    """Puts onto the card what the model was made by, and what that took."""
+    card.recipe, card.recipe_sha256, card.task_sha256 = recipe.model_dump(), recipe.sha256, task.sha256
+    card.steps, card.energy = one.steps, sum_energy([s.energy for s in one.steps])
 
 
 def sum_energy(parts: list[Energy]) -> Energy:

@@ -16,7 +16,7 @@ from greenagent.tasks.slices import slices_of
 if TYPE_CHECKING:
     from greenagent.compress.run import StepOptions
 
-__all__ = ["check_slices", "payback", "require_watched", "slice_changes", "teacher_name"]
+__all__ = ["check_slices", "payback", "require_watched", "slice_changes", "teacher_name", "worst_slice"]
 
 _ABOUT_ANSWERS = "answer="  # slices of what was answered, not of what was asked: other examples for every model
 
@@ -67,6 +67,12 @@ def slice_changes(own: Quality, teacher: Quality) -> list[tuple[str, int, float,
         if name in teacher.slices and not name.startswith(_ABOUT_ANSWERS)
     ]
     return sorted(rows, key=lambda row: (row[3] - row[2], row[0]))
+
+
+def worst_slice(own: Quality, teacher: Quality, min_slice: int) -> tuple[str, float] | None:
+    """The slice of at least ``min_slice`` examples that lost most, and how much (below 0: none lost); ``None`` without one."""
+    rows = [(name, before - after) for name, count, before, after in slice_changes(own, teacher) if count >= min_slice]
+    return rows[0] if rows else None
 
 
 def require_watched(select: Sequence[Example], min_slice: int) -> None:

@@ -6,11 +6,11 @@ Several processes may carry one recipe out together (`greenagent.compress.spread
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from greenagent.compress.candidate import Candidate
+from greenagent.compress.candidate import Candidate, Shape
 from greenagent.compress.card import Finished, served_quality, write_model
 from greenagent.compress.compare import check_slices, require_watched, teacher_name
 from greenagent.compress.examples import fit_select
@@ -33,7 +33,7 @@ from greenagent.measure.sensors import discover
 from greenagent.measure.signals.intensity import Intensity, lookup
 from greenagent.tasks import Task, load_task
 
-__all__ = ["Recorder", "compress"]
+__all__ = ["Recorder", "build_run", "check_fit", "compress", "load_training_task", "run_steps", "write_models"]
 
 Recorder = Callable[[str, StepFact], None]
 
@@ -65,25 +65,26 @@ def compress(
         progress, say, record = _quiet, _quiet, None
     out = out.absolute()
     steps = recipe.typed_steps()
-    task = spread.each(lambda: _load_task(recipe))
+    task = spread.each(lambda: load_training_task(recipe))
     intensity = spread.each(lambda: lookup(zone))
     work = spread.first(lambda: open_work(out, recipe, steps, task.sha256, resume=resume, restart=restart))
     spread.each(lambda: require_shared(work))
     if out.exists():
         say(f"{out} will be replaced when the new model is finished")
-    seen = [example for split in recipe.train_on for example in task.splits[split]]
-    fit, select = spread.each(lambda: fit_select(seen, recipe.seed, recipe.select_share))
-    held_out = [example for split, examples in task.splits.items() if split not in recipe.train_on for example in examples]
-    run = Run(
-        recipe.name, task.interface(), fit, select, recipe.seed, work, progress, say, work, recipe.model, held_out, spread=spread
-    )
+    run = spread.each(lambda: build_run(recipe, task, work, progress, say, spread))
     meter = Meter(discover())
     try:
         if recipe.most_slice_loss is not None:
-            require_watched(select, recipe.min_slice)
+            require_watched(run.select, recipe.min_slice)
         runner = StepRunner(meter, clock or SystemClock(), intensity, gains=gains)
-        kept = _run_steps(recipe, steps, run, runner, record)
-        card = spread.first(lambda: _write_models(kept, out, recipe, steps, task, run, intensity, evaluate_limit))
+        kept = run_steps(recipe, steps, run, runner, record)
+
+        def write() -> ModelCard:
+            select = _hold_slices(recipe, teacher_name([step for _, step in steps]), kept, task, run, intensity)
+            with new_directory(out) as directory:
+                return write_models(kept, directory, recipe, steps, task, run, intensity, evaluate_limit, select)
+
+        card = spread.first(write)
     except QualityError:
         allow_changes(work)
         raise
@@ -106,26 +107,50 @@ def _same(candidate: Candidate | None) -> Candidate | None:
     return candidate
 
 
-def _write_models(
+def build_run(
+    recipe: Recipe, task: Task, work: Path, progress: Progress, say: Callable[[str], None], spread: Spread | None = None
+) -> Run:
+    """The run of ``recipe`` on ``task`` in ``work``: what training sees is cut into fit and select."""
+    seen = [example for split in recipe.train_on for example in task.splits[split]]
+    fit, select = fit_select(seen, recipe.seed, recipe.select_share)
+    held_out = [example for split, examples in task.splits.items() if split not in recipe.train_on for example in examples]
+    return Run(
+        recipe.name,
+        task.interface(),
+        fit,
+        select,
+        recipe.seed,
+        work,
+        progress,
+        say,
+        work,
+        recipe.model,
+        held_out,
+        spread=spread or Spread(),
+    )
+
+
+def write_models(
     kept: list[Finished],
-    out: Path,
+    directory: Path,
     recipe: Recipe,
     steps: list[tuple[str, StepOptions]],
     task: Task,
     run: Run,
     intensity: Intensity | None,
     evaluate_limit: int | None,
+    select: Mapping[str, Quality],
 ) -> ModelCard:
-    """Every kept model, each beside its teacher where that is among them; the card of the last."""
+    """Writes every kept model, each beside its teacher where that is among them; the card of the last.
+
+    ``select`` has the qualities on the select split that are known, by ``kept_as``.
+    """
     teacher = teacher_name([step for _, step in steps])
-    select = _hold_slices(recipe, teacher, kept, task, run, intensity)
     cards: dict[str | None, ModelCard] = {}
-    with new_directory(out) as directory:
-        for one in kept:
-            card = write_model(
-                one, directory, recipe, task, run, intensity, evaluate_limit, select.get(one.kept_as), cards.get(teacher)
-            )
-            cards[one.kept_as] = card
+    for one in kept:
+        cards[one.kept_as] = write_model(
+            one, directory, recipe, task, run, intensity, evaluate_limit, select.get(one.kept_as), cards.get(teacher)
+        )
     return cards[""]
 
 
@@ -148,7 +173,7 @@ def _hold_slices(
     return found
 
 
-def _load_task(recipe: Recipe) -> Task:
+def load_training_task(recipe: Recipe) -> Task:
     """The recipe's task, whose one split is ``train`` when it is a single file."""
     task = load_task(recipe.task)
     if Path(recipe.task).is_file():
@@ -159,7 +184,7 @@ def _load_task(recipe: Recipe) -> Task:
     return task
 
 
-def _run_steps(
+def run_steps(
     recipe: Recipe, steps: list[tuple[str, StepOptions]], run: Run, runner: StepRunner, record: Recorder | None
 ) -> list[Finished]:
     """Applies all steps: the candidates with ``save_as`` in their order, then the final one. The main process alone gets them."""
@@ -206,11 +231,15 @@ def _own_interface(base: str) -> Interface:
 def _base(name: str, steps: list[tuple[str, StepOptions]]) -> Candidate:
     """The model to start from, once it is clear that every step fits it and that what comes out can be written."""
     candidate = load_candidate(name)
-    shape = candidate.shape
+    check_fit(candidate.shape, steps)
+    candidate.check_exportable()
+    return candidate
+
+
+def check_fit(shape: Shape, steps: list[tuple[str, StepOptions]]) -> None:
+    """Raises `RecipeError` when a step cannot work on what the steps before it make of a model of ``shape``."""
     for number, (kind, step) in enumerate(steps, 1):
         try:
             shape = step.fit_shape(shape)
         except RecipeError as error:
             raise RecipeError(f"step {number} ({kind}): {error}") from error
-    candidate.check_exportable()
-    return candidate

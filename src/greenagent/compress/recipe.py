@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from greenagent.compress.compare import teacher_name
+from greenagent.compress.search.space import Range, check_choices, each_value, fill, read_choices
 from greenagent.core.errors import MissingExtraError, RecipeError, nearest
 
 __all__ = ["Recipe", "built_in_steps", "load_recipe"]
@@ -54,7 +56,8 @@ def _steps() -> dict[str, Any]:
 class Recipe(BaseModel):
     """What to start from, what to learn, and the steps in order.
 
-    ``steps`` holds one-key mappings, ``{step name: options}``; `typed_steps` gives them validated.
+    ``steps`` holds one-key mappings, ``{step name: options}``; `typed_steps` gives them validated. ``search`` says what is left
+    to choose in them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -74,6 +77,11 @@ class Recipe(BaseModel):
     min_slice: int = Field(
         default=20, ge=1, description="examples of select that a slice needs for most_slice_loss to hold for it"
     )
+    search: dict[str, list[Any] | Range] = Field(
+        default_factory=dict,
+        description="names with the values they may take, a list or `{low, high, step}`; `{choose: NAME}` in a step stands for "
+        "the value that a search finds",
+    )
     steps: list[dict[str, dict[str, Any] | None]] = Field(min_length=1, description="one key each: the step, with its options")
 
     @field_validator("steps", mode="before")
@@ -82,8 +90,36 @@ class Recipe(BaseModel):
         """A step may be its bare name."""
         return [{step: None} if isinstance(step, str) else step for step in steps] if isinstance(steps, list) else steps
 
+    @field_validator("search", mode="before")
+    @classmethod
+    def _lists_and_ranges(cls, search: Any) -> Any:
+        return {name: read_choices(name, values) for name, values in search.items()} if isinstance(search, dict) else search
+
+    @model_validator(mode="after")
+    def _names_what_is_chosen(self) -> Recipe:
+        check_choices(self.search, self.steps)
+        return self
+
+    def with_chosen(self, chosen: Mapping[str, Any]) -> Recipe:
+        """The recipe with a value for every name of ``search``: nothing is left to choose."""
+        return self.model_copy(update={"search": {}, "steps": fill(self.steps, chosen)})
+
+    def check_steps(self) -> None:
+        """Raises `RecipeError` when its steps are not valid; for every value that may be chosen."""
+        for chosen in each_value(self.search):
+            try:
+                self.with_chosen(chosen).typed_steps()
+            except RecipeError as error:
+                names = ", ".join(f"{name}={value}" for name, value in chosen.items())
+                raise RecipeError(f"{error} (with {names})" if chosen else str(error)) from error
+
     def typed_steps(self) -> list[tuple[str, Any]]:
         """The steps as (name, validated options). Raises `RecipeError` naming step and key."""
+        if self.search:
+            raise RecipeError(
+                f"search: {', '.join(self.search)} must be chosen: give --target and --minimise, for example "
+                "--target 'quality>=0.97*teacher' --minimise energy_per_request_j"
+            )
         kinds = _steps()
         typed: list[tuple[str, Any]] = []
         for number, entry in enumerate(self.steps, 1):
@@ -111,7 +147,9 @@ class Recipe(BaseModel):
     @property
     def sha256(self) -> str:
         """Hash of everything that determines what is made; what a slice may lose decides only whether it is accepted."""
-        return hashlib.sha256(self.model_dump_json(exclude={"description", "most_slice_loss", "min_slice"}).encode()).hexdigest()
+        return hashlib.sha256(
+            self.model_dump_json(exclude={"description", "most_slice_loss", "min_slice", "search"}).encode()
+        ).hexdigest()
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -126,7 +164,7 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: a recipe is a mapping with name, model, task and steps; got {type(data).__name__}")
     try:
         recipe = Recipe.model_validate(data)
-        recipe.typed_steps()
+        recipe.check_steps()
     except ValidationError as error:
         raise RecipeError(f"{path}: {_explain(error, Recipe)}") from error
     except RecipeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Sequence
 from typing import overload
@@ -42,6 +43,14 @@ class Rows(Sequence[Encoded]):
     def answer_tokens_of(self, index: int) -> int:
         """The tokens of one row's answer."""
         return self._answers[index]
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all rows."""
+        digest = hashlib.sha256()
+        for part in (self._ids, self._ends, self._answers):
+            digest.update(part.tobytes())
+        return digest.hexdigest()
 
     def prompt(self, index: int) -> list[int]:
         """The token ids before the answer."""

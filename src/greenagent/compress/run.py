@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,7 +38,8 @@ class Run:
     ``fit`` (without what a `select` step has dropped) and ``select`` are the two parts of ``train``; nothing else is ever looked
     at before the card is written, except that synthetic requests must not be among ``held_out``, the other splits' requests.
     ``saved`` has the candidates kept by ``save_as``; ``base`` is the recipe's model. ``step_dir`` is the running step's own
-    folder; ``notes`` go onto the card. ``spread`` is who this process is among several.
+    folder; ``notes`` go onto the card. ``spread`` is who this process is among several;
+    ``shared`` a folder that many runs share, for what is the same in them (see `remembers`).
     """
 
     name: str
@@ -53,6 +56,7 @@ class Run:
     saved: dict[str, Path] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     spread: Spread = field(default_factory=Spread)
+    shared: Path | None = None
     _tokenizer: Any = None
 
     def synthetic(self) -> list[Example]:
@@ -83,6 +87,15 @@ class Run:
     def teacher(self, name: str) -> Path:
         """The weights of the teacher called ``name`` (see `require_teacher`)."""
         return self.saved.get(name) or Path(name)
+
+    def remembers(self, *known_by: Any) -> Path:
+        """The folder for what follows from ``known_by`` and nothing else: all runs with the same ``shared`` find it there."""
+        if self.shared is None:
+            return self.step_dir
+        digest = hashlib.sha256(json.dumps(known_by, sort_keys=True, default=str).encode()).hexdigest()
+        folder = self.shared / digest[:24]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
 
 class StepOptions(BaseModel, ABC):

@@ -26,7 +26,7 @@ from greenagent.measure.proc import tree_cpu_s
 from greenagent.measure.signals.intensity import Intensity
 from greenagent.tasks.evaluate import wilson_interval
 
-__all__ = ["StepRunner", "finished_fact"]
+__all__ = ["Spending", "StepRunner", "finished_fact"]
 
 _SELECT_EXAMPLES = 500
 _WRITE_EVERY_S = 5.0
@@ -90,7 +90,7 @@ class StepRunner:
         run.notes = {}
         peak = PeakMemory()
         meter = self._meter if spread.meters else None
-        spent = _Spending(run.step_dir / _spent_file(spread.rank), meter, self._clock, peak)
+        spent = Spending(run.step_dir / _spent_file(spread.rank), meter, self._clock, peak)
         metered = replace(run, progress=spent.watch(run.progress))
         with disk_errors(str(run.step_dir)):
             before = spread.first(lambda: serving or self._serving(_there(candidate), run))
@@ -178,8 +178,11 @@ def _there(candidate: Candidate | None) -> Candidate:
     return candidate
 
 
-class _Spending:
-    """Joules (of one machine; without its ``meter`` none), CPU seconds, seconds and the peak of memory, over restarts."""
+class Spending:
+    """Joules (of one machine; without its ``meter`` none), CPU seconds, seconds and the peak of memory since work first began.
+
+    Over restarts too: ``path`` keeps them.
+    """
 
     def __init__(self, path: Path, meter: Meter | None, clock: Clock, peak: PeakMemory) -> None:
         self._path = path
@@ -192,6 +195,7 @@ class _Spending:
         self._start_s = self._written_s = clock.monotonic_s()
 
     def now(self) -> Spent:
+        """All so far."""
         return self._earlier.plus(
             self._meter.total_j() - self._start_j if self._meter else 0.0,
             tree_cpu_s(os.getpid()) - self._start_cpu_s,
@@ -199,13 +203,17 @@ class _Spending:
             self._peak.bytes,
         )
 
+    def write(self) -> None:
+        """Writes down what was spent."""
+        write_text(self._path, self.now().model_dump_json())
+
     def watch(self, progress: Any) -> Any:
         """``progress`` that also writes down, every few seconds, what was spent."""
 
         def watched(title: str, done: int, total: int, detail: str) -> None:
             if self._clock.monotonic_s() - self._written_s > _WRITE_EVERY_S:
                 self._written_s = self._clock.monotonic_s()
-                write_text(self._path, self.now().model_dump_json())
+                self.write()
             progress(title, done, total, detail)
 
         return watched

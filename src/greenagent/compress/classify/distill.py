@@ -69,11 +69,13 @@ class DistillLabels(TrainOptions):
         assert isinstance(candidate, Classifier)
         rows = rows_of(self.examples(run), run.interface)
         rows += [{"text": text} for text in self._edited(rows, run)]
+        teachers = [run.teacher(name) for name in self.teachers]
+        texts = [row["text"] for row in rows]
         said = remembered(
-            [partial(load_candidate, str(run.teacher(name))) for name in self.teachers],
-            [row["text"] for row in rows],
+            [partial(load_candidate, str(teacher)) for teacher in teachers],
+            texts,
             run.interface,
-            run.step_dir,
+            run.remembers([teacher.resolve() for teacher in teachers], texts, run.interface.choices),
             lambda done, total: run.progress("the teacher weighs the choices", done, total, ""),
             run.spread,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -97,7 +98,9 @@ class _Lesson(Sequence[dict[str, Any]]):
         self._spread = run.spread
         self._rows = rows
         self._teachers: Teachers | None = None
-        self._signals = self._recall(run)
+        teachers = [run.teacher(name).resolve() for name in options.teachers]
+        folder = run.remembers(teachers, options.tau, options.top_k, rows.sha256, candidate.tokenizer.get_vocab())
+        self._signals = self._recall(run, folder / "teacher-signals")
         dropout = options.subword_dropout
         self._variants = subword_variants(rows, self._tokenizer, dropout, _VARIANTS) if dropout else None
 
@@ -145,10 +148,10 @@ class _Lesson(Sequence[dict[str, Any]]):
         own["on_policy"] = True
         return own
 
-    def _recall(self, run: Run) -> Signals:
+    def _recall(self, run: Run, path: Path) -> Signals:
         """The signals on disk, what is missing computed now; the teachers stay only when the student's answers need them."""
         options = self._options
-        signals = Signals(run.step_dir / "teacher-signals", self._rows)
+        signals = Signals(path, self._rows)
         complete = run.spread.first(lambda: signals.complete)
         if complete and not options.on_policy:
             return signals

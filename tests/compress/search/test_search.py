@@ -1,0 +1,167 @@
+"""A search on a model of 200,000 parameters: real training, the real engine, killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from greenagent.compress.recipe import Recipe
+from greenagent.compress.search.front import Front
+from greenagent.compress.search.pipeline import search
+from greenagent.compress.search.target import parse_limit
+from greenagent.compress.work import work_directory
+from greenagent.core.errors import InputError, QualityError, RecipeError
+from greenagent.core.records import ModelCard
+
+LEARN = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "max_examples": 64}
+
+
+def recipe_for(tiny_dir: Path, task_dir: Path, steps: list[Any], **more: Any) -> dict[str, Any]:
+    base = {"name": "tiny", "model": str(tiny_dir), "task": str(task_dir), "select_share": 0.2, "min_slice": 4}
+    return {**base, "steps": steps, **more}
+
+
+def quiet(*_: object) -> None:
+    """No progress."""
+
+
+@pytest.fixture(scope="module")
+def found(tiny_dir: Path, task_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
+    """Killed once when the first trial is measured, then resumed: the directory, what was printed, the lines of both runs."""
+    directory = tmp_path_factory.mktemp("search")
+    steps = [
+        {"fine_tune": {**LEARN, "epochs": 6, "save_as": "teacher"}},
+        {"prune": {"ffn": {"choose": "neurons"}}},
+        {"distill": {**LEARN, "teacher": "teacher"}},
+        {"quantize": {"format": {"choose": "blocks"}}},
+    ]
+    values = {"neurons": [64, 96], "blocks": ["Q8_0", "Q4_0"]}
+    (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe_for(tiny_dir, task_dir, steps, search=values)))
+    out = directory / "out"
+    command = [sys.executable, "-m", "greenagent", "compress", str(directory / "recipe.yaml"), "-o", str(out), "--no-gains"]
+    command += ["--ledger", "none", "--target", "quality>=0.5*teacher", "--target", "slice_loss<=1"]
+    command += ["--minimise", "served_bytes", "--trials", "3"]
+    with (directory / "first.log").open("w") as log:
+        child = subprocess.Popen(command, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        deadline = time.monotonic() + 200
+        while len(list(work_directory(out).glob("points/*"))) < 2 and time.monotonic() < deadline and child.poll() is None:
+            time.sleep(0.05)  # the teacher, and one trial
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert not out.exists()
+    resumed = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    return out, json.loads(resumed.stdout), [(directory / "first.log").read_text(), resumed.stderr]
+
+
+def test_the_model_is_the_cheapest_that_meets_the_targets(found: tuple[Path, dict[str, Any], list[str]]) -> None:
+    out, printed, _ = found
+    front = Front.model_validate_json((out / "search" / "front.json").read_text())
+    assert printed["search"] == front.model_dump(mode="json")
+    taken = front.taken_point()
+    assert taken is not None
+    assert taken.missed == []
+    full = [p for p in front.points if p.training == 1 and not p.missed]
+    assert taken.figures.served_bytes == min(p.figures.served_bytes or 0 for p in full)
+    card = ModelCard.model_validate_json((out / "card.json").read_text())
+    assert card.served_bytes == taken.figures.served_bytes
+    assert card.recipe["search"] == {}
+    assert [q.split for q in card.quality] == ["val", "select"]
+    assert card.quality[1].accuracy == taken.figures.quality
+    assert front.teacher is not None
+    assert not work_directory(out).exists()
+
+
+def test_a_killed_search_goes_on_and_trains_the_teacher_once(found: tuple[Path, dict[str, Any], list[str]]) -> None:
+    _, printed, (first, second) = found
+    assert "fine_tune: " in first
+    assert "fine_tune: " not in second
+    assert "teacher signals" not in second  # of all trials' rows, kept
+    assert len(printed["search"]["points"]) == 3
+    assert "trial 1 of 3, 11% of the training" in first
+    assert "trial 1 of 3, 11% of the training" not in second
+
+
+def test_every_point_has_a_card_and_there_is_a_picture(found: tuple[Path, dict[str, Any], list[str]]) -> None:
+    out, printed, _ = found
+    for point in printed["search"]["points"]:
+        card = ModelCard.model_validate_json((out / "search" / point["card"]).read_text())
+        assert [q.split for q in card.quality] == ["select"]
+        assert card.recipe["steps"][1] == {"prune": {"ffn": point["chosen"]["neurons"]}}
+        assert card.payback is not None
+        epochs = card.recipe["steps"][2]["distill"]["epochs"]
+        assert epochs == pytest.approx(2 * point["training"], abs=1e-5)
+        assert point["figures"]["energy_per_request_j"] > 0
+        assert point["provenance"]["kind"] in ("measured", "estimated")
+    assert (out / "search" / "front.svg").read_text().startswith("<svg")
+    page = (out / "search" / "front.html").read_text()
+    assert "<svg" in page
+    assert "taken" in page
+
+
+def test_what_the_others_took_is_on_the_models_card(found: tuple[Path, dict[str, Any], list[str]]) -> None:
+    out, printed, _ = found
+    card = ModelCard.model_validate_json((out / "card.json").read_text())
+    last = card.steps[-1]
+    assert last.step == "search"
+    assert last.energy.energy_j is not None
+    assert last.energy.energy_j > 0
+    assert card.energy.energy_j == pytest.approx(printed["search"]["energy"]["energy_j"], rel=1e-6)
+    assert card.payback is not None
+    assert card.payback.making.energy_j == card.energy.energy_j
+
+
+def test_a_target_that_no_choice_meets_keeps_the_front_for_another_one(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    learn = {"fine_tune": {"max_examples": 8, "save_as": "teacher"}}
+    steps = [learn, {"quantize": {"format": {"choose": "blocks"}}}]
+    recipe = Recipe.model_validate(recipe_for(tiny_dir, task_dir, steps, search={"blocks": ["Q8_0", "Q4_0"]}))
+
+    def go(target: str, resume: bool = False) -> tuple[ModelCard, Front]:
+        return search(
+            recipe, out, limits=[parse_limit(target)], minimise="served_bytes", trials=5, resume=resume, progress=quiet,
+            say=said.append, gains=False, evaluate_limit=4,
+        )  # fmt: skip
+
+    said: list[str] = []
+    with pytest.raises(QualityError, match=r"none of 2 fully trained choices meets quality>=0\.9; .* quality 0\.\d+ instead of"):
+        go("quality>=0.9")  # eight examples teach nothing
+    assert not out.exists()
+    assert (work_directory(out) / "search" / "front.html").is_file()
+    said.clear()
+    card, front = go("served_bytes<=0.9*teacher", resume=True)
+    assert not any(line.startswith("trial") for line in said)
+    assert card.served_file == "model-Q4_0.gguf"
+    assert front.teacher is not None
+    assert (card.served_bytes or 0) <= 0.9 * (front.teacher.served_bytes or 0)
+    assert [p.training for p in front.points] == [1, 1]  # where nothing is trained after the choice, all are measured in full
+
+
+def test_what_cannot_be_searched_is_said_before_anything_runs(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    def go(steps: list[Any], *targets: str, **more: Any) -> None:
+        recipe = Recipe.model_validate(recipe_for(tiny_dir, task_dir, steps, **more))
+        limits = [parse_limit(target) for target in targets]
+        search(recipe, tmp_path / "out", limits=limits, minimise="served_bytes", trials=1, progress=quiet, say=quiet)
+
+    choice = {"prune": {"depth": {"choose": "layers"}}}
+    with pytest.raises(RecipeError, match="nothing to choose"):
+        go([{"quantize": {}}], "quality>=0.5")
+    with pytest.raises(RecipeError, match=r"quality>=0\.5\*teacher: give save_as"):
+        go([choice, {"quantize": {}}], "quality>=0.5*teacher", search={"layers": [1, 2]})
+    with pytest.raises(RecipeError, match=r"has 4 layers; asked to keep 9 \(with layers=9\)"):
+        go([choice, {"quantize": {}}], "quality>=0.5", search={"layers": [1, 9]})
+    teacher = {"quantize": {"save_as": "t"}}
+    with pytest.raises(InputError, match="min_slice=50 of the 32 select examples"):
+        go([teacher, choice], "slice_loss<=0.1", search={"layers": [1, 2]}, min_slice=50)
+    with pytest.raises(RecipeError, match="'search' is where the search is told"):
+        go([{"quantize": {"save_as": "search"}}, choice], "quality>=0.5", search={"layers": [1, 2]})
+    assert not list(tmp_path.iterdir())
