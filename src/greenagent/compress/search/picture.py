@@ -44,7 +44,7 @@ def draw_front(front: Front, limits: list[Limit]) -> str:
         "quality:Q", title="Right answers on select, with 95% interval", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)
     )
     scale = alt.Scale(domain=kinds, range=[_KINDS[kind] for kind in kinds])
-    colour = alt.Color("kind:N", scale=scale, legend=alt.Legend(title=None, orient="bottom"))
+    colour = alt.Color("kind:N", scale=scale, legend=alt.Legend(title=None, orient="bottom", symbolOpacity=1))
     line = base.mark_line(color=_KINDS["front"], strokeWidth=1.5).encode(x=x, y=y).transform_filter("datum.on_front")
     interval = base.mark_rule(opacity=0.35, strokeWidth=2).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
     point = base.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, color=colour)
