@@ -34,9 +34,13 @@ def quiet(*_: object) -> None:
     """No progress."""
 
 
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def found(tiny_dir: Path, task_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
-    """Killed once when the first trial is measured, then resumed: the directory, what was printed, the lines of both runs."""
+    """Killed once when the second trial begins, then resumed: the directory, what was printed, the lines of both runs."""
     directory = tmp_path_factory.mktemp("search")
     steps = [
         {"fine_tune": {**LEARN, "epochs": 6, "save_as": "teacher"}},
@@ -53,8 +57,8 @@ def found(tiny_dir: Path, task_dir: Path, tmp_path_factory: pytest.TempPathFacto
     with (directory / "first.log").open("w") as log:
         child = subprocess.Popen(command, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         deadline = time.monotonic() + 200
-        while len(list(work_directory(out).glob("points/*"))) < 2 and time.monotonic() < deadline and child.poll() is None:
-            time.sleep(0.05)  # the teacher, and one trial
+        while "trial 2 of 3" not in _read(directory / "first.log") and time.monotonic() < deadline and child.poll() is None:
+            time.sleep(0.05)
         child.send_signal(signal.SIGKILL)
         child.wait()
     assert not out.exists()
