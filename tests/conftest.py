@@ -117,3 +117,30 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder without a head: 4 layers, hidden 64, 96 neurons, 4 heads, about 200 word pieces."""
+    import torch
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    core = BertWordPieceTokenizer()
+    core.train_from_iterator(
+        [f"{r['text']} 0123456789 {r['intent']}" for r in task_rows(160)], vocab_size=200, show_progress=False
+    )
+    tokenizer = BertTokenizer(vocab=core.get_vocab())
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    directory = tmp_path_factory.mktemp("bert")
+    BertModel(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory

@@ -1,15 +1,15 @@
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig
+from transformers import GPT2Config
 
 from greenagent.compress.load import load_candidate
 from greenagent.core.errors import ModelError
 
 
 def test_an_unsupported_architecture_is_named_with_what_is_supported(tmp_path: Path) -> None:
-    BertConfig(num_hidden_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="architecture 'bert'; compression supports llama"):
+    GPT2Config(n_layer=1).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="architecture 'gpt2'; compression supports llama"):
         load_candidate(str(tmp_path))
 
 

@@ -11,10 +11,13 @@ from typing import Any, Literal, Self
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
 
-__all__ = ["Candidate", "Family", "Shape", "bytes_of", "count_parameters"]
+__all__ = ["SERVED", "Candidate", "Family", "Shape", "bytes_of", "count_parameters", "files_of"]
 
 Family = Literal["language", "encoder", "tiny"]
 """Language models write their answer; encoders and tiny students choose one of the task's tools."""
+
+SERVED = (".gguf", ".xml", ".pt")
+"""The kinds of files that ``quantize`` writes; an OpenVINO graph (``.xml``) has its weights in a ``.bin`` beside it."""
 
 _BYTES_FP32 = 4
 
@@ -113,6 +116,11 @@ def count_parameters(model: Any) -> int:
     return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
 
 
+def files_of(served: Path) -> list[Path]:
+    """All files that an engine needs of ``served``, which is one of them."""
+    return [served, served.with_suffix(".bin")] if served.suffix == ".xml" else [served]
+
+
 def bytes_of(path: Path) -> int:
-    """The size of a file, or of all files in a folder."""
-    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    """The size of a served file with what belongs to it, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else files_of(path)) if file.is_file())

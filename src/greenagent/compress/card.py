@@ -150,8 +150,10 @@ def _file_facts(candidate: Candidate, directory: Path, form: str) -> list[FileFa
     """Of all files but the card, those in the folders of GPU checkpoints too."""
     folders = {directory: "safetensors"}
     folders |= {directory / path.name: f"safetensors:{kind}" for kind, path in candidate.served.items() if path.is_dir()}
+    kinds = {".gguf": "gguf", ".tiny": "tiny", ".xml": "openvino", ".bin": "openvino", ".pt": "torch"}
+    served = {suffix: f"{kind}:{form}" for suffix, kind in kinds.items()}
     return [
-        _file_fact(path, directory, {".gguf": f"gguf:{form}", ".safetensors": weights, ".tiny": f"tiny:{form}", ".md": "text"})
+        _file_fact(path, directory, {**served, ".safetensors": weights, ".md": "text"})
         for folder, weights in folders.items()
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != "card.json"

@@ -6,19 +6,26 @@ import json
 from pathlib import Path
 
 from greenagent.compress.candidate import Candidate
+from greenagent.compress.classify.encoder.candidate import ENCODERS, load_encoder
 from greenagent.compress.classify.tiny.candidate import load_tiny_candidate
 from greenagent.compress.language import load_language_model
+from greenagent.core.interface import Interface
+from greenagent.engines.models import MINILM
 
 __all__ = ["load_candidate"]
 
 
-def load_candidate(name: str) -> Candidate:
-    """Loads a model directory of any family, or whatever else `load_language_model` takes.
+def load_candidate(name: str, interface: Interface | None = None, seed: int = 0) -> Candidate:
+    """Loads ``minilm``, a model directory of any family, or whatever else `load_language_model` takes.
 
-    Errors: `ModelError` for what is missing, broken or of an unsupported architecture, `MissingExtraError` without torch.
+    An encoder that does not choose among the ``interface``'s choices gets a fresh head for them, drawn from ``seed``. Errors:
+    `ModelError` for what is missing, broken or of an unsupported architecture, `MissingExtraError` without torch.
     """
-    if _model_type(name) == "tiny":
+    kind = _model_type(name)
+    if kind == "tiny":
         return load_tiny_candidate(Path(name))
+    if name == MINILM or kind in ENCODERS:
+        return load_encoder(name, interface, seed)
     return load_language_model(name)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from greenagent.compress.candidate import Candidate, Shape
 from greenagent.compress.card import Finished, served_quality, write_model
+from greenagent.compress.classify.candidate import Classifier
 from greenagent.compress.compare import check_slices, require_watched, teacher_name
 from greenagent.compress.examples import fit_select
 from greenagent.compress.load import load_candidate
@@ -28,6 +29,7 @@ from greenagent.core.errors import InputError, QualityError, RecipeError
 from greenagent.core.interface import Interface
 from greenagent.core.records import ModelCard, Quality, StepFact
 from greenagent.engines.models import load_card
+from greenagent.engines.registry import AUTO, engine_for
 from greenagent.measure.meter import Meter
 from greenagent.measure.sensors import discover
 from greenagent.measure.signals.intensity import Intensity, lookup
@@ -166,9 +168,10 @@ def _hold_slices(
     found: dict[str, Quality] = {}
     for one in kept:
         if one.kept_as in (teacher, ""):
-            with servable(one.candidate, run.work / "serving", one.interface) as (form, _):
-                asked = (run.work / "serving", "select", list(run.select), one.interface, task.tools, run, intensity)
-                found[one.kept_as] = served_quality(*asked).model_copy(update={"engine": f"openvino {form}"})
+            directory = run.work / "serving"
+            with servable(one.candidate, directory, one.interface) as (form, _):
+                asked = (directory, "select", list(run.select), one.interface, task.tools, run, intensity)
+                found[one.kept_as] = served_quality(*asked).model_copy(update={"engine": f"{engine_for(AUTO, directory)} {form}"})
     check_slices(found[""], found[teacher], recipe.most_slice_loss, recipe.min_slice)
     return found
 
@@ -200,7 +203,7 @@ def run_steps(
         if fact is None:
             load: Callable[[], Candidate | None] = partial(_same, candidate)
             if candidate is None and (spread.main or step.together):
-                load = partial(runner.restore, before, base) if number > 1 else partial(_base, base, steps)
+                load = partial(runner.restore, before, base) if number > 1 else partial(_base, run, steps)
             candidate = spread.each(load)  # also who has one: all meet
             run.say(f"step {number}/{len(steps)}: {name}")
             candidate, fact = runner.apply(name, step, candidate, run, facts[-1].serving_after if facts else None)
@@ -215,11 +218,16 @@ def run_steps(
         if step.save_as:
             run.saved[step.save_as] = run.step_dir / "candidate"
             if spread.main:
-                kept.append(Finished(candidate or runner.restore(run.step_dir, base), list(facts), interface, step.save_as))
+                kept.append(_finished(candidate or runner.restore(run.step_dir, base), facts, interface, run, step.save_as))
             candidate = None  # the kept one stays as it is: steps train in place, so the next works on a copy from disk
     if not spread.main:
         return []
-    return [*kept, Finished(candidate or runner.restore(run.step_dir, base), facts, interface)]
+    return [*kept, _finished(candidate or runner.restore(run.step_dir, base), facts, interface, run)]
+
+
+def _finished(candidate: Candidate, facts: list[StepFact], interface: Interface, run: Run, kept_as: str = "") -> Finished:
+    """A classifier's choices are the task's, trained or not."""
+    return Finished(candidate, list(facts), run.interface if isinstance(candidate, Classifier) else interface, kept_as)
 
 
 def _own_interface(base: str) -> Interface:
@@ -228,9 +236,9 @@ def _own_interface(base: str) -> Interface:
     return card.interface if card else Interface()
 
 
-def _base(name: str, steps: list[tuple[str, StepOptions]]) -> Candidate:
+def _base(run: Run, steps: list[tuple[str, StepOptions]]) -> Candidate:
     """The model to start from, once it is clear that every step fits it and that what comes out can be written."""
-    candidate = load_candidate(name)
+    candidate = load_candidate(run.base, run.interface, run.seed)
     check_fit(candidate.shape, steps)
     candidate.check_exportable()
     return candidate

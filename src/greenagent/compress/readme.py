@@ -141,6 +141,8 @@ def _agreement(card: ModelCard) -> str:
 def _loading(card: ModelCard) -> str:
     if card.served_file and card.served_file.endswith(".tiny"):
         return f"`{card.served_file}` is all that the engine needs besides this card's `interface`. "
+    if card.architecture == "bert":
+        return "`AutoModelForSequenceClassification.from_pretrained('.')` loads the weights in plain transformers. "
     return "`AutoModelForCausalLM.from_pretrained('.')` loads the weights in plain transformers. "
 
 

@@ -25,6 +25,7 @@ def built_in_steps() -> dict[str, Any]:
     """
     try:
         from greenagent.compress.classify.distill import DistillLabels
+        from greenagent.compress.classify.encoder.step import EncoderStudent
         from greenagent.compress.classify.tiny.step import TinyStudent
         from greenagent.compress.distill.step import Distill
         from greenagent.compress.fine_tune import FineTune
@@ -41,6 +42,7 @@ def built_in_steps() -> dict[str, Any]:
         "select": Select,
         "prune": Prune,
         "distill": Distill,
+        "encoder": EncoderStudent,
         "tiny": TinyStudent,
         "distill_labels": DistillLabels,
         "quantize": Quantize,
@@ -65,7 +67,8 @@ class Recipe(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the model's name")
     description: str = Field(default="", description="what comes out, in a line")
     model: str = Field(
-        default="embedded", description="where to start: `embedded`, a Hugging Face directory or id, or a GGUF file"
+        default="embedded",
+        description="where to start: `embedded`, a Hugging Face directory or id, a GGUF file, or `minilm` (an encoder)",
     )
     task: str = Field(default="assistant", description="what to learn: `assistant`, or a directory or file of labelled examples")
     train_on: list[str] = Field(default=["train"], min_length=1, description="the splits that training sees; no others are")

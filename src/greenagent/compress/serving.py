@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import greenagent
-from greenagent.compress.candidate import Candidate
+from greenagent.compress.candidate import Candidate, bytes_of, files_of
 from greenagent.core.atomic import write_text
 from greenagent.core.clock import Clock
 from greenagent.core.engine import EngineRequest
@@ -50,7 +50,7 @@ def write_served(candidate: Candidate, directory: Path, name: str, interface: In
         parameters=candidate.parameters,
         bytes_fp32=candidate.bytes_fp32,
         served_file=served.name,
-        served_bytes=served.stat().st_size,
+        served_bytes=bytes_of(served),
         interface=interface,
     )
     write_text(directory / "card.json", card.model_dump_json(indent=2))  # the engine reads it
@@ -62,7 +62,9 @@ def _served_file(candidate: Candidate, directory: Path, name: str) -> tuple[str,
     for form, source in candidate.served.items():
         target = directory / source.name
         if source.is_file():
-            return form, Path(shutil.copyfile(source, target))
+            for file in files_of(source):
+                shutil.copyfile(file, directory / file.name)
+            return form, target
         shutil.copytree(source, target)
     return candidate.export(directory, name)
 

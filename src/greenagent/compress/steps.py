@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from greenagent.compress.candidate import Candidate, bytes_of
+from greenagent.compress.candidate import SERVED, Candidate, bytes_of
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.serving import ServingMeter
@@ -114,7 +114,7 @@ class StepRunner:
     def restore(self, step_dir: Path, base: str) -> Candidate:
         """The candidate a finished step left."""
         candidate = load_candidate(str(step_dir / "candidate"))
-        served = {p.stem.partition("-")[2]: p for p in step_dir.glob("model-*") if p.suffix == ".gguf" or p.is_dir()}
+        served = {p.stem.partition("-")[2]: p for p in step_dir.glob("model-*") if p.suffix in SERVED or p.is_dir()}
         candidate.base, candidate.served = base, served
         return candidate
 

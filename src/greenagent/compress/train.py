@@ -47,7 +47,12 @@ class TrainOptions(StepOptions):
     synthetic: int = Field(
         default=0, ge=0, description="how many times each example that synthesize wrote is taken, likewise swapped"
     )
-
+    dropout: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="share of a classifier's hidden states dropped in training; else as the model has it",
+    )
     quantize_aware: Quant | None = Field(
         default=None, description="train with the weights as this format will round them (straight-through gradients)"
     )
@@ -60,6 +65,10 @@ class TrainOptions(StepOptions):
         shape = super().fit_shape(shape)
         if self.quantize_aware and shape.family != "language":
             raise RecipeError("quantize_aware is for language models: classifiers have their own ways of rounding")
+        if self.swap_values and shape.family != "language":
+            raise RecipeError("swap_values swaps values of arguments: a classifier writes none")
+        if self.dropout is not None and shape.family == "language":
+            raise RecipeError("dropout is for classifiers: a language model has none")
         return shape
 
     def examples(self, run: Run) -> Iterator[Example]:

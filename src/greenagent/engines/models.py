@@ -18,6 +18,7 @@ __all__ = ["EMBEDDED", "MINILM", "ModelRef", "embedded_gguf", "encoder_directory
 EMBEDDED = "embedded"
 MINILM = "minilm"
 _CARD_VERSION = 1
+_LANGUAGE_IR = "openvino_model.xml"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -84,7 +85,8 @@ class ModelRef:
     """A resolved model: where its files are and what its card says.
 
     ``gguf`` is a GGUF file; ``directory`` holds tokenizer and config; ``ir`` is the directory of an OpenVINO model;
-    ``hub_id`` is a Hugging Face name that no local path has. ``tiny`` is a tiny student's file. What is absent is ``None``.
+    ``hub_id`` is a Hugging Face name that no local path has. ``tiny`` is a tiny student's file; ``encoder`` the file an encoder is
+    served from, an OpenVINO graph or torch's. What is absent is ``None``.
     """
 
     name: str
@@ -94,6 +96,7 @@ class ModelRef:
     hub_id: str | None = None
     card: ModelCard | None = None
     tiny: Path | None = None
+    encoder: Path | None = None
 
     @property
     def tokenizer_file(self) -> Path | None:
@@ -147,14 +150,16 @@ def _directory(path: Path) -> ModelRef:
             return ModelRef(name=name, gguf=served, directory=path, card=card)
         if served.suffix == ".tiny":
             return ModelRef(name=name, tiny=served, directory=path, card=card)
-        if served.suffix == ".xml":
+        if served.name == _LANGUAGE_IR:
             return ModelRef(name=name, ir=path, directory=path, card=card)
+        if served.suffix in (".xml", ".pt"):
+            return ModelRef(name=name, encoder=served, directory=path, card=card)
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) > 1:
         raise ModelError(f"{path} has {len(ggufs)} GGUF files and no card that names one: give one of them, e.g. {ggufs[0]}")
     if ggufs:
         return ModelRef(name=name, gguf=ggufs[0], directory=path, card=card)
-    if (path / "openvino_model.xml").is_file():
+    if (path / _LANGUAGE_IR).is_file():
         return ModelRef(name=name, ir=path, directory=path, card=card)
     if any(path.glob("*.safetensors")) and (path / "config.json").is_file():
         return ModelRef(name=name, directory=path, card=card)

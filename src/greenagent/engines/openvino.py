@@ -27,7 +27,7 @@ from greenagent.engines.grammar import GrammarCheck, reason_of
 from greenagent.engines.models import ModelRef, resolve_model
 from greenagent.engines.tokenization import TextCodec, codec_from_file, read_gguf
 
-__all__ = ["OpenVinoEngine", "OpenVinoOptions"]
+__all__ = ["OpenVinoEngine", "OpenVinoOptions", "check_device"]
 
 _BLOCK_TOKENS = 32  # of the CPU plugin's paged attention
 _CHAT_TOKENS, _SPECIALISED_TOKENS = 1024, 256  # of cache per request of a full batch, unless said
@@ -62,7 +62,7 @@ class OpenVinoEngine:
         options = parse_options(OpenVinoOptions, settings.options, "openvino")
         ref = resolve_model(model)
         self._genai, self._ov, self._np = _import()
-        _check_device(self._ov, settings.device)
+        check_device(self._ov, settings.device)
         specialised = ref.card is not None and ref.card.interface.kind != "chat"
         per_request = _SPECIALISED_TOKENS if specialised else _CHAT_TOKENS
         blocks = (options.kv_tokens or max(per_request * settings.max_batch, 4096)) // _BLOCK_TOKENS
@@ -229,7 +229,8 @@ def _import() -> tuple[Any, Any, Any]:
     return openvino_genai, openvino, numpy
 
 
-def _check_device(ov: Any, device: str) -> None:
+def check_device(ov: Any, device: str) -> None:
+    """Raises `InputError` when OpenVINO (``ov``, the module) sees no such device."""
     available = list(ov.Core().available_devices)
     if device.split(".")[0].split(":")[0] not in {"AUTO", *(d.split(".")[0] for d in available)}:
         raise InputError(f"OpenVINO sees no device {device!r}{nearest(device, available)}; it sees: {', '.join(available)}")

@@ -23,6 +23,8 @@ GROUP = "greenagent.engines"
 _BUILT_IN = {
     "openvino": "greenagent.engines.openvino:OpenVinoEngine",
     "torch": "greenagent.engines.torch_engine:TorchEngine",
+    "encoder": "greenagent.engines.encoder.openvino:open_encoder",
+    "encoder_torch": "greenagent.engines.encoder.torch:open_encoder_torch",
     "tiny": "greenagent.engines.tiny.engine:open_tiny",
     "stub": "greenagent.engines.stub:StubEngine",
 }
@@ -61,7 +63,12 @@ def engine_for(name: str, model: Path | str) -> str:
     """The engine called ``name``; for `AUTO` the one that fits the files of ``model``."""
     if name != AUTO:
         return name
-    return "tiny" if resolve_model(model).tiny else "openvino"
+    ref = resolve_model(model)
+    if ref.tiny:
+        return "tiny"
+    if ref.encoder:
+        return "encoder" if ref.encoder.suffix == ".xml" else "encoder_torch"
+    return "openvino"
 
 
 def create_engine(name: str, model: str, settings: EngineSettings) -> StepEngine:

@@ -56,7 +56,10 @@ def codec_from_file(path: Path) -> FileCodec:
         ModelError: the file is not a tokenizer.
     """
     try:
-        return FileCodec(_tokenizers().Tokenizer.from_file(str(path)))
+        tokenizer = _tokenizers().Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()  # encoders' files may cut and pad, which transformers does only when asked
+        tokenizer.no_padding()
+        return FileCodec(tokenizer)
     except MissingExtraError:
         raise
     except Exception as error:  # tokenizers raises bare Exception

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,10 @@ class Classifier(Candidate):
     @abstractmethod
     def temperature(self, value: float) -> None: ...
 
+    @abstractmethod
+    def drop(self, share: float) -> None:
+        """Has training drop this share of the hidden states."""
+
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
         """A batch of `rows_of`: the inputs, and ``labels`` (batch,)."""
         return {**self.inputs([row["text"] for row in rows]), "labels": torch.tensor([row["label"] for row in rows])}
@@ -54,6 +59,18 @@ class Classifier(Candidate):
         self.model.eval()
         parts = [self.logits(self.model, self.inputs(texts[i : i + _BATCH])) for i in range(0, len(texts), _BATCH)]
         return torch.cat(parts).float()
+
+    @abstractmethod
+    def served_log_probs(self, directory: Path, prompts: Sequence[str]) -> Any:
+        """Calibrated log-probabilities, a float32 array (prompts, choices), as the engine finds them with ``directory``'s files."""
+
+    def agreement(self, directory: Path, prompts: list[str], interface: Interface) -> dict[str, Any]:
+        served = torch.from_numpy(self.served_log_probs(directory, prompts))
+        ours = (self.score(prompts) / self.temperature).log_softmax(-1)
+        same = int((served.argmax(-1) == ours.argmax(-1)).sum())
+        gap = float((served.exp() - ours.exp()).abs().max())
+        said = f"The engine chose as torch does for {same} of {len(prompts)} prompts; probabilities differ by {gap:.1g} at most."
+        return {"prompts": len(prompts), "same": same, "largest_difference": gap, "explanation": said}
 
     def answers_exactly(self, examples: Sequence[Example], interface: Interface) -> list[bool]:
         rows = rows_of(examples, interface)

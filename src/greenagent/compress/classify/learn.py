@@ -11,6 +11,7 @@ from torch.nn import functional
 from greenagent.compress.classify.candidate import Classifier, Row, rows_of
 from greenagent.compress.run import Run
 from greenagent.compress.train import Batch, TrainOptions, train
+from greenagent.core.errors import TaskError
 
 __all__ = ["Loss", "calibration_error", "fitted_temperature", "learn"]
 
@@ -43,7 +44,11 @@ def learn(
     def objective(model: Any, batch: Batch) -> torch.Tensor:
         return loss(candidate.logits(model, batch).float(), batch["labels"], batch)
 
+    if options.dropout is not None:
+        candidate.drop(options.dropout)
     lengths = [candidate.length(row["text"]) for row in rows]
+    if max(lengths) > options.max_tokens:
+        raise TaskError(f"an example has {max(lengths)} tokens; raise max_tokens (now {options.max_tokens})")
     notes = train(
         candidate.model, rows, lengths, options, run, title=title, collator=collator or candidate.collate, objective=objective
     )

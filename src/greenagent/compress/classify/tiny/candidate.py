@@ -14,7 +14,6 @@ from greenagent.compress.classify.candidate import Classifier, Row
 from greenagent.compress.classify.tiny.module import TinyModule
 from greenagent.core.atomic import write_text
 from greenagent.core.errors import ModelError
-from greenagent.core.interface import Interface
 from greenagent.engines.tiny.file import bits_of, load_tiny, save_tiny
 from greenagent.engines.tiny.network import TinyNetwork
 from greenagent.engines.tiny.words import PADDING
@@ -62,6 +61,9 @@ class Tiny(Classifier):
     def temperature(self, value: float) -> None:
         self.model.shape.temperature = value
 
+    def drop(self, share: float) -> None:
+        self.model.dropout = share
+
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
         """As of all classifiers, with some words read by their n-grams (drawn by torch, whose state a resumed run restores)."""
         words, share = self.tokenizer, self.model.word_dropout
@@ -91,15 +93,9 @@ class Tiny(Classifier):
         save_tiny(directory / FILE, self.model.shape, self.tokenizer, self.model.tensors())
         return f"int{self.model.shape.bits}", directory / FILE
 
-    def agreement(self, directory: Path, prompts: list[str], interface: Interface) -> dict[str, Any]:
-        """The file's network in numpy against torch's."""
+    def served_log_probs(self, directory: Path, prompts: Sequence[str]) -> Any:
         network = TinyNetwork(*load_tiny(directory / FILE))
-        served = torch.from_numpy(network.log_probs([network.encode(prompt) for prompt in prompts]))
-        ours = (self.score(prompts) / self.model.shape.temperature).log_softmax(-1)
-        same = int((served.argmax(-1) == ours.argmax(-1)).sum())
-        gap = float((served.exp() - ours.exp()).abs().max())
-        said = f"The engine chose as torch does for {same} of {len(prompts)} prompts; probabilities differ by {gap:.1g} at most."
-        return {"prompts": len(prompts), "same": same, "largest_difference": gap, "explanation": said}
+        return network.log_probs([network.encode(prompt) for prompt in prompts])
 
 
 def load_tiny_candidate(directory: Path) -> Tiny:

@@ -1,0 +1,1 @@
+"""Encoders of the BERT family with a head that scores the choices of a task."""
