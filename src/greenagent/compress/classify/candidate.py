@@ -62,7 +62,7 @@ class Classifier(Candidate):
 
     @abstractmethod
     def served_log_probs(self, directory: Path, prompts: Sequence[str]) -> Any:
-        """Calibrated log-probabilities, a float32 array (prompts, choices), as the engine finds them with ``directory``'s files."""
+        """Calibrated log-probabilities, float32 (prompts, choices), as the engine finds them with ``directory``'s files."""
 
     def agreement(self, directory: Path, prompts: list[str], interface: Interface) -> dict[str, Any]:
         served = torch.from_numpy(self.served_log_probs(directory, prompts))

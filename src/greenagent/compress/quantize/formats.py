@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["GpuFormat", "Quant", "stored_as"]
+__all__ = ["EncoderFormat", "GpuFormat", "Quant", "stored_as"]
 
 Quant = Literal["F16", "Q8_0", "Q4_0", "Q4_1"]
 """Of a GGUF file."""
 
 GpuFormat = Literal["fp8", "w4a16"]
 """Of a checkpoint for GPUs."""
+
+EncoderFormat = Literal["fp32", "fp16", "int8", "dynamic_int8"]
+"""Of an encoder: OpenVINO graphs, and torch's dynamically quantized linear layers."""
 
 
 def stored_as(quant: Quant, *, embedding: bool) -> Quant:

@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from greenagent.compress.candidate import Candidate, bytes_of
+from greenagent.compress.candidate import Candidate, Family, Shape, bytes_of
+from greenagent.compress.classify.candidate import rows_of
+from greenagent.compress.classify.encoder.candidate import Encoder
+from greenagent.compress.classify.encoder.export import export_ir
 from greenagent.compress.examples import NO_LIMIT, encode
 from greenagent.compress.export.checkpoint import export_checkpoint, four_bit_grid
 from greenagent.compress.export.gguf import export_gguf
 from greenagent.compress.quantize.blocks import read_back
 from greenagent.compress.quantize.codes import GRIDS, Codes
-from greenagent.compress.quantize.formats import GpuFormat, Quant, stored_as
+from greenagent.compress.quantize.encoder import export_dynamic_int8, export_int8
+from greenagent.compress.quantize.formats import EncoderFormat, GpuFormat, Quant, stored_as
 from greenagent.compress.quantize.layers import Target, quantize_layers
 from greenagent.compress.run import Run, StepOptions
+from greenagent.core.errors import RecipeError
 
 __all__ = ["Quantize"]
 
 _COMPENSATED = (*GRIDS, "w4a16")
+_SELECT_EXAMPLES = 500
 
 
 class Quantize(StepOptions):
@@ -29,25 +35,35 @@ class Quantize(StepOptions):
 
     For GPUs, a checkpoint that vLLM loads: fp8 (8 bits, activations too), w4a16 (4.5 bits, activations in 16). It goes into a
     folder of its own beside the served file.
+
+    For encoders, an OpenVINO graph: fp32, fp16, or int8 (weights and activations, by NNCF, which takes layers back to floating point
+    until the accuracy on select has fallen by ``most_loss`` at most). dynamic_int8 is torch's: linear layers only.
     """
 
-    format: Quant | GpuFormat = Field(default="Q8_0", description="how the weights are written")
+    families: ClassVar[tuple[Family, ...]] = ("language", "encoder")
+
+    format: Quant | GpuFormat | EncoderFormat = Field(default="Q8_0", description="how the weights are written")
     method: Literal["round", "gptq"] = Field(
         default="round",
         description="round to the nearest, or let later columns make up for the errors of earlier ones, on calibration examples",
     )
-    calibration_examples: int = Field(default=128, ge=1, description="with gptq: examples on which errors are weighed")
+    calibration_examples: int = Field(default=128, ge=1, description="with gptq and int8: examples on which errors or ranges are measured")
+    most_loss: float = Field(default=0.01, ge=0, lt=1, description="with int8: the most accuracy on select that it may cost")
 
     @model_validator(mode="after")
     def _method_fits(self) -> Quantize:
         if self.method == "gptq" and self.format not in _COMPENSATED:
             raise ValueError(f"quantize: gptq is for {', '.join(_COMPENSATED)}; {self.format} is only rounded")
-        if self.method == "round" and "calibration_examples" in self.model_fields_set:
-            raise ValueError("quantize: calibration_examples are for method: gptq; rounding looks at none")
+        if self.method == "round" and self.format != "int8" and "calibration_examples" in self.model_fields_set:
+            raise ValueError("quantize: calibration_examples are for method: gptq and format: int8; rounding looks at none")
+        if self.format != "int8" and "most_loss" in self.model_fields_set:
+            raise ValueError("quantize: most_loss is for format: int8")
         return self
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Writes ``model-FORMAT.gguf`` or the folder ``model-FORMAT``; the weights of the candidate stay as they are."""
+        if isinstance(candidate, Encoder):
+            return self._encoder(candidate, run)
         compensated = self._compensated(candidate, run) if self.method == "gptq" else None
         if self.format == "fp8" or self.format == "w4a16":
             path = run.step_dir / f"model-{self.format}"
@@ -55,6 +71,35 @@ class Quantize(StepOptions):
         else:
             path = run.step_dir / f"model-{self.format}.gguf"
             export_gguf(candidate.model, candidate.tokenizer, path, self.format, run.name, compensated)
+        run.notes.update(file=path.name, bytes=bytes_of(path))
+        return candidate.exported(self.format, path)
+
+    def fit_shape(self, shape: Shape) -> Shape:
+        shape = super().fit_shape(shape)
+        if (self.format in get_args(EncoderFormat)) != (shape.family == "encoder"):
+            fitting = get_args(EncoderFormat) if shape.family == "encoder" else (*get_args(Quant), *get_args(GpuFormat))
+            raise RecipeError(f"quantize: {self.format} is for other models; here it is one of {', '.join(fitting)}")
+        return shape
+
+    def _encoder(self, candidate: Encoder, run: Run) -> Candidate:
+        """Writes ``model-FORMAT.xml`` with its weights, or ``model-dynamic_int8.pt``."""
+        path = run.step_dir / f"model-{self.format}.{'pt' if self.format == 'dynamic_int8' else 'xml'}"
+        if self.format == "dynamic_int8":
+            export_dynamic_int8(candidate, path)
+        elif self.format == "int8":
+            calibration = rows_of(run.calibration(self.calibration_examples), run.interface)
+            select = rows_of(list(run.select)[:_SELECT_EXAMPLES], run.interface)
+            found = export_int8(
+                candidate,
+                path,
+                calibration,
+                select,
+                self.most_loss,
+                lambda done, total: run.progress("quantize: accuracy on select", done, total, ""),
+            )
+            run.notes.update(found)
+        elif self.format == "fp32" or self.format == "fp16":
+            export_ir(candidate.model, path, self.format)
         run.notes.update(file=path.name, bytes=bytes_of(path))
         return candidate.exported(self.format, path)
 

@@ -1,1 +1,1 @@
-"""Encoders as engines: a served OpenVINO graph (``openvino``), or torch (``torch``), on the same reading of text (``network``)."""
+"""Encoders as engines: OpenVINO on the served graph (``openvino``), or ``torch``; both read text alike (``network``)."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from greenagent.compress.export.telemetry import without_telemetry
 from greenagent.core.errors import MissingExtraError
 
 __all__ = ["Precision", "converted", "export_ir"]
@@ -29,7 +30,8 @@ class _Scores(torch.nn.Module):
 
 
 def converted(model: Any) -> Any:
-    """The `openvino.Model` of ``model``: logits (batch, choices) of ``input_ids`` and ``attention_mask`` (batch, length) of any size."""
+    """The `openvino.Model`: logits (batch, choices) of ``input_ids`` and ``attention_mask`` (batch, length), of any size."""
+    without_telemetry()
     try:
         import openvino
     except ImportError as error:
