@@ -1,7 +1,7 @@
 """Byte-level BPE tokenizers as the JSON of Hugging Face's `tokenizers`: read, checked, changed and built again.
 
 Covers the tokenizers whose tokens are bytes written as printable characters (GPT-2's scheme: SmolLM2, Llama 3, Qwen 2).
-SentencePiece, WordPiece and unigram tokenizers are refused with a `ModelError`.
+SentencePiece and unigram tokenizers are refused with a `ModelError`; word pieces (BERT's) are only read and built again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from greenagent.core.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["added_tokens", "byte_tokens", "load_json", "merge_pairs", "pre_name", "rebuild", "special_names", "with_digit_split"]
+__all__ = [
+    "added_tokens",
+    "byte_tokens",
+    "load_json",
+    "load_word_pieces",
+    "merge_pairs",
+    "pre_name",
+    "rebuild",
+    "special_names",
+    "with_digit_split",
+]
 
 _QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
@@ -34,6 +44,13 @@ def load_json(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("byte_fallback"):
         raise ModelError("BPE with subword prefixes, word suffixes or byte fallback is not supported: a plain byte-level BPE is")
     return data
+
+
+def load_word_pieces(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """The tokenizer's JSON when its model is WordPiece; ``None`` for any other."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    data: dict[str, Any] | None = json.loads(backend.to_str()) if backend is not None else None
+    return data if data is not None and data["model"]["type"] == "WordPiece" else None
 
 
 def _pre_steps(data: dict[str, Any]) -> list[dict[str, Any]]:

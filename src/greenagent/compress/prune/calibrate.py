@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from greenagent.compress.examples import Encoded, collate
 
-__all__ = ["Importance", "calibrate"]
+__all__ = ["Importance", "Places", "Widths", "calibrate", "observe"]
 
 
 @dataclass
@@ -26,24 +26,61 @@ class Importance:
     hidden: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where to look in a layer: its last feed-forward map, the map behind its attention, and its norms."""
+
+    layer: Any
+    down: Any
+    attention_out: Any
+    norms: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How many neurons and attention groups a layer has, and dimensions the hidden state."""
+
+    neurons: int
+    groups: int
+    hidden: int
+
+
 def calibrate(model: Any, rows: Sequence[Encoded], pad_id: int, batch_size: int = 32) -> Importance:
-    """Runs ``rows`` through the model and averages over their real (unpadded) tokens.
+    """Runs ``rows`` through a language model and averages over their real (unpadded) tokens (see `observe`)."""
+    config = model.config
+    places = [
+        Places(layer, layer.mlp.down_proj, layer.self_attn.o_proj, (layer.input_layernorm, layer.post_attention_layernorm))
+        for layer in model.model.layers
+    ]
+    widths = Widths(config.intermediate_size, config.num_key_value_heads, config.hidden_size)
+
+    def batches() -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        for start in range(0, len(rows), batch_size):
+            chunk = rows[start : start + batch_size]
+            ids = collate(chunk, pad_id)["input_ids"]
+            lengths = torch.tensor([len(r["input_ids"]) for r in chunk])
+            yield {"input_ids": ids}, torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+
+    return observe(model, places, widths, batches())
+
+
+def observe(
+    model: Any, places: Sequence[Places], widths: Widths, batches: Iterable[tuple[dict[str, torch.Tensor], torch.Tensor]]
+) -> Importance:
+    """Runs ``batches`` (the body's inputs, and which tokens are real) and averages over the real tokens.
 
     Block influence (Men et al. 2024, ShortGPT): 1 - mean cosine between a layer's input and output. The others after Minitron
     (Muralidharan et al. 2024): a neuron's mean absolute activation at the input of the down projection; a group's mean norm at
     the input of the output projection; a dimension's mean absolute value behind the layers' norms.
     """
-    watch = _Watch(model)
+    watch = _Watch(places, widths)
     model.eval()
     try:
         with torch.inference_mode():
-            for start in range(0, len(rows), batch_size):
-                chunk = rows[start : start + batch_size]
-                ids = collate(chunk, pad_id)["input_ids"]
-                lengths = torch.tensor([len(r["input_ids"]) for r in chunk])
-                watch.real = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-                watch.tokens += int(watch.real.sum())
-                model.model(input_ids=ids)
+            for inputs, real in batches:
+                watch.real = real
+                watch.tokens += int(real.sum())
+                model.base_model(**inputs)
     finally:
         watch.end()
     return watch.importance()
@@ -52,16 +89,14 @@ def calibrate(model: Any, rows: Sequence[Encoded], pad_id: int, batch_size: int 
 class _Watch:
     """Hooks that add up, over the tokens marked ``real``, what passes through a model's layers."""
 
-    def __init__(self, model: Any) -> None:
-        config = model.config
-        layers = model.model.layers
+    def __init__(self, places: Sequence[Places], widths: Widths) -> None:
         self.real = torch.zeros(0, dtype=torch.bool)
         self.tokens = 0
-        self._influence = [0.0] * len(layers)
-        self._neurons = [torch.zeros(config.intermediate_size) for _ in layers]
-        self._groups = [torch.zeros(config.num_key_value_heads) for _ in layers]
-        self._hidden = torch.zeros(config.hidden_size)
-        self._handles = [handle for index, layer in enumerate(layers) for handle in self._hooks(index, layer)]
+        self._influence = [0.0] * len(places)
+        self._neurons = [torch.zeros(widths.neurons) for _ in places]
+        self._groups = [torch.zeros(widths.groups) for _ in places]
+        self._hidden = torch.zeros(widths.hidden)
+        self._handles = [handle for index, place in enumerate(places) for handle in self._hooks(index, place)]
 
     def importance(self) -> Importance:
         """The averages."""
@@ -76,7 +111,7 @@ class _Watch:
         for handle in self._handles:
             handle.remove()
 
-    def _hooks(self, index: int, layer: Any) -> list[Any]:
+    def _hooks(self, index: int, place: Places) -> list[Any]:
         def around(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             before = (args[0] if args else kwargs["hidden_states"])[self.real].float()
             after = (output[0] if isinstance(output, tuple) else output)[self.real].float()
@@ -93,9 +128,8 @@ class _Watch:
             self._hidden += output[self.real].abs().float().sum(0)
 
         return [
-            layer.register_forward_hook(around, with_kwargs=True),
-            layer.mlp.down_proj.register_forward_pre_hook(neurons),
-            layer.self_attn.o_proj.register_forward_pre_hook(groups),
-            layer.input_layernorm.register_forward_hook(hidden),
-            layer.post_attention_layernorm.register_forward_hook(hidden),
+            place.layer.register_forward_hook(around, with_kwargs=True),
+            place.down.register_forward_pre_hook(neurons),
+            place.attention_out.register_forward_pre_hook(groups),
+            *(norm.register_forward_hook(hidden) for norm in place.norms),
         ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from greenagent.compress.candidate import Candidate, Shape
-from greenagent.compress.examples import NO_LIMIT, encode, texts
-from greenagent.compress.prune.calibrate import Importance, calibrate
-from greenagent.compress.prune.depth import layers_by_loss
-from greenagent.compress.prune.shape import Kept, choose_layers, reshape
-from greenagent.compress.prune.vocabulary import trim_vocabulary
+from greenagent.compress.candidate import Candidate, Family, Shape
+from greenagent.compress.classify.candidate import Classifier, rows_of
+from greenagent.compress.classify.encoder.candidate import Encoder
+from greenagent.compress.examples import texts
+from greenagent.compress.prune.anatomy import Anatomy, EncoderAnatomy, LanguageAnatomy
+from greenagent.compress.prune.calibrate import Importance
+from greenagent.compress.prune.shape import Kept, choose_layers
+from greenagent.compress.prune.vocabulary import common_tokens, trim_vocabulary
 from greenagent.compress.run import Run, StepOptions
 from greenagent.core.errors import RecipeError
 
@@ -20,12 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Prune"]
 
-_SEARCH_EXAMPLES, _SEARCH_SWAPPED = 32, 0.5  # swapped, so that layers that copy are missed
+_SEARCH_EXAMPLES = 32
 _BLOCK = 32  # the block of every quantized format: a width must be a multiple of it
 
 
 class Prune(StepOptions):
     """Removes layers, neurons, attention heads, hidden dimensions and tokens; what is asked for is what is left."""
+
+    families: ClassVar[tuple[Family, ...]] = ("language", "encoder")
 
     depth: int | None = Field(default=None, ge=1, description="layers to keep")
     depth_by: Literal["influence", "loss"] = Field(
@@ -37,7 +42,9 @@ class Prune(StepOptions):
     )
     ffn: int | None = Field(default=None, ge=_BLOCK, description="feed-forward neurons to keep per layer")
     groups: int | None = Field(
-        default=None, ge=1, description="attention groups to keep per layer (a key-value head with the query heads that read it)"
+        default=None,
+        ge=1,
+        description="attention groups to keep per layer (a key-value head with the query heads that read it; an encoder's heads)",
     )
     hidden: int | None = Field(default=None, ge=_BLOCK, description="dimensions of the hidden state to keep")
     vocabulary: Literal["task"] | None = Field(default=None, description="'task': only the tokens the task's texts need")
@@ -80,19 +87,18 @@ class Prune(StepOptions):
 
     def _trim(self, candidate: Candidate, run: Run) -> Candidate:
         before = len(candidate.tokenizer)
-        corpus = texts([*run.fit, *run.select, *run.synthetic()], run.interface)
-        common = candidate.tokenizer.convert_ids_to_tokens(range(min(self.common_tokens, before)))  # BPE ids go by frequency
-        trimmed = trim_vocabulary(candidate.model, candidate.tokenizer, corpus, keep_tokens=common)
+        common = common_tokens(candidate.tokenizer, self.common_tokens)
+        trimmed = trim_vocabulary(candidate.model, candidate.tokenizer, _texts(candidate, run), keep_tokens=common)
         run.notes.update(vocabulary_before=before, vocabulary_after=len(trimmed.kept_ids))
         return candidate.changed(trimmed.model, trimmed.tokenizer)
 
     def _reshape(self, candidate: Candidate, run: Run) -> Candidate:
-        shape = Shape.of(candidate.model.config)
-        self.fit_shape(shape)
-        rows = encode(run.calibration(self.calibration_examples), run.interface, candidate.tokenizer, max_tokens=NO_LIMIT)
-        importance = calibrate(candidate.model, rows, candidate.tokenizer.pad_token_id)
-        depth = self.depth or shape.depth
-        layers = self.layers or self._choose(candidate, run, importance, depth)
+        self.fit_shape(candidate.shape)
+        anatomy = EncoderAnatomy(candidate, run) if isinstance(candidate, Encoder) else LanguageAnatomy(candidate, run)
+        examples = run.calibration(self.calibration_examples)
+        importance = anatomy.importance(examples)
+        depth = self.depth or candidate.shape.depth
+        layers = self.layers or self._choose(anatomy, run, importance, depth)
         kept = Kept(
             layers,
             [_best(importance.neurons[i], self.ffn) for i in layers] if self.ffn else None,
@@ -100,18 +106,16 @@ class Prune(StepOptions):
             _best(importance.hidden, self.hidden) if self.hidden else None,
         )
         run.notes.update(layers_kept=layers, block_influence=[round(b, 4) for b in importance.block_influence])
-        return candidate.changed(reshape(candidate.model, kept))
+        return candidate.changed(anatomy.reshaped(kept, examples))
 
-    def _choose(self, candidate: Candidate, run: Run, importance: Importance, depth: int) -> list[int]:
+    def _choose(self, anatomy: Anatomy, run: Run, importance: Importance, depth: int) -> list[int]:
         if self.depth_by == "influence":
             return choose_layers(importance.block_influence, depth)
-        examples = run.swapped(run.calibration(_SEARCH_EXAMPLES), _SEARCH_SWAPPED, run.seed)
-        rows = encode(examples, run.interface, candidate.tokenizer, max_tokens=NO_LIMIT)
 
         def progress(done: int, total: int) -> None:
             run.progress("prune: choosing layers", done, total, "")
 
-        return layers_by_loss(candidate.model, rows, depth, candidate.tokenizer.pad_token_id, progress)
+        return anatomy.layers_by_loss(run.calibration(_SEARCH_EXAMPLES), depth, progress)
 
     def fit_shape(self, shape: Shape) -> Shape:
         super().fit_shape(shape)
@@ -125,12 +129,19 @@ class Prune(StepOptions):
         ):
             if (asked or 0) > there:
                 raise RecipeError(f"prune: the model has {there} {what}; asked to keep {asked}")
-        return Shape(
-            len(self.layers or []) or self.depth or shape.depth,
-            self.ffn or shape.ffn,
-            self.groups or shape.groups,
-            self.hidden or shape.hidden,
-        )
+        hidden, groups = self.hidden or shape.hidden, self.groups or shape.groups
+        if shape.family == "encoder" and hidden % groups:
+            raise RecipeError(f"prune: an encoder's heads share its hidden state: {hidden} cannot be cut into {groups} heads")
+        depth = len(self.layers or []) or self.depth or shape.depth
+        return Shape(depth, self.ffn or shape.ffn, groups, hidden, shape.family)
+
+
+def _texts(candidate: Candidate, run: Run) -> Iterable[str]:
+    """What the vocabulary must spell: a classifier reads prompts and writes nothing."""
+    examples = [*run.fit, *run.select, *run.synthetic()]
+    if isinstance(candidate, Classifier):
+        return (row["text"] for row in rows_of(examples, run.interface))
+    return texts(examples, run.interface)
 
 
 def _best(importance: torch.Tensor, count: int) -> torch.Tensor:

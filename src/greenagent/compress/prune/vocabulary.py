@@ -4,6 +4,9 @@ A specialised model uses a few thousand of its 50,000 tokens, while the embeddin
 output projection much of the time per generated token. Kept are every byte, every token that encodes the texts, all that is
 merged on the way to them, and the special tokens. So the texts encode as before, and any other text still encodes, in more
 tokens. (A byte that the old vocabulary lacks stays lacking: SmolLM2 has no token for six control characters.)
+
+Of word pieces (BERT's) every single character is kept in place of the bytes. The longest piece that fits is taken at each place,
+so that it is still taken when others are gone.
 """
 
 from __future__ import annotations
@@ -16,14 +19,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from greenagent.compress.export.tokenizer_json import added_tokens, byte_tokens, load_json, merge_pairs, rebuild, special_names
+from greenagent.compress.export.tokenizer_json import (
+    added_tokens,
+    byte_tokens,
+    load_json,
+    load_word_pieces,
+    merge_pairs,
+    rebuild,
+    special_names,
+)
 from greenagent.core.errors import ModelError, nearest
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Trimmed", "trim_tokenizer", "trim_vocabulary"]
+__all__ = ["Trimmed", "common_tokens", "trim_tokenizer", "trim_vocabulary"]
 
 _BATCH = 2048
 
@@ -46,11 +57,11 @@ def trim_vocabulary(
     """Cuts the vocabulary down to what ``texts`` need, plus ``keep_tokens``; the given model and tokenizer stay as they are.
 
     Give the texts as they will be encoded (prompts with their line end, answers with their end token). The new model's logits
-    are the old one's at the kept ids. Raises `ModelError` for a tokenizer that is not a byte-level BPE, for an unknown name in
-    ``keep_tokens``, and for a tokenizer with more tokens than the model has embeddings.
+    are the old one's at the kept ids. Raises `ModelError` for a tokenizer that is neither a byte-level BPE nor of word pieces,
+    for an unknown name in ``keep_tokens``, and for a tokenizer with more tokens than the model has embeddings.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    special = {i for config in (model.config, model.generation_config) for ids in _token_ids(config).values() for i in ids}
+    special = {i for config in _configs(model) for ids in _token_ids(config).values() for i in ids}
     new_tokenizer, kept = trim_tokenizer(tokenizer, texts, keep_tokens=keep_tokens, keep_ids=(i for i in special if i < rows))
     if kept[-1] >= rows:
         raise ModelError(f"the tokenizer has a token of id {kept[-1]} but the model only {rows} embeddings: not a pair")
@@ -61,20 +72,47 @@ def trim_tokenizer(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], *, keep_tokens: Iterable[str] = (), keep_ids: Iterable[int] = ()
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """The tokenizer's part of `trim_vocabulary`: the smaller tokenizer and, for each new id, the old one."""
-    data = load_json(tokenizer)
+    data = load_word_pieces(tokenizer) or load_json(tokenizer)
     added = added_tokens(data)
     ids: dict[str, int] = dict(data["model"]["vocab"]) | {content: entry["id"] for content, entry in added.items()}
     names = {i: token for token, i in ids.items()}
-    wanted = {token for token in byte_tokens().values() if token in ids}
+    wanted = _alphabet(data)
     wanted |= {names[i] for i in itertools.chain(_used_ids(data, texts), keep_ids) if i in names}
     wanted |= _special_tokens(tokenizer, data)
     for token in keep_tokens:
         if token not in ids:
             raise ModelError(f"keep_tokens: the vocabulary has no token {token!r}{nearest(token, added)}")
         wanted.add(token)
-    kept_tokens = _close(wanted, data)
+    kept_tokens = _close(wanted, data) if "merges" in data["model"] else wanted
     kept = sorted(ids[token] for token in kept_tokens)
     return rebuild(tokenizer, _renumber(data, {names[old]: new for new, old in enumerate(kept)})), kept
+
+
+def common_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
+    """The ``count`` commonest tokens: both BPE and word pieces are numbered by how common they are.
+
+    Of word pieces the first are special ones and single characters, which are kept anyway: they do not count.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    data = load_word_pieces(tokenizer)
+    if data is not None:
+        alphabet = _alphabet(data)
+        tokens = [token for token in tokens if token not in alphabet and not (token[0] == "[" and token[-1] == "]")]
+    return list(tokens[:count])
+
+
+def _alphabet(data: dict[str, Any]) -> set[str]:
+    """The tokens that any word can be spelt with."""
+    model = data["model"]
+    if "merges" in model:
+        return {token for token in byte_tokens().values() if token in model["vocab"]}
+    prefix = model["continuing_subword_prefix"]
+    return {token for token in model["vocab"] if len(token.removeprefix(prefix)) == 1}
+
+
+def _configs(model: Any) -> list[Any]:
+    """The configs that name tokens; an encoder generates nothing."""
+    return [model.config, getattr(model, "generation_config", None)]
 
 
 def _used_ids(data: dict[str, Any], texts: Iterable[str]) -> set[int]:
@@ -129,8 +167,10 @@ def _close(wanted: set[str], data: dict[str, Any]) -> set[str]:
 def _renumber(data: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
     """The tokenizer's JSON over the tokens of ``ids`` only, with those ids wherever it names one."""
     new = copy.deepcopy({key: value for key, value in data.items() if key != "model"})
-    merges = [[a, b] for a, b in merge_pairs(data) if a in ids and b in ids and a + b in ids]
-    new["model"] = {**data["model"], "vocab": dict(ids), "merges": merges}
+    new["model"] = {**data["model"], "vocab": {token: i for token, i in ids.items() if token in data["model"]["vocab"]}}
+    if "merges" in data["model"]:
+        new["model"]["vocab"] = dict(ids)
+        new["model"]["merges"] = [[a, b] for a, b in merge_pairs(data) if a in ids and b in ids and a + b in ids]
     new["added_tokens"] = [{**entry, "id": ids[entry["content"]]} for entry in data["added_tokens"] if entry["content"] in ids]
     for processor in _processors(new.get("post_processor")):
         if processor["type"] == "TemplateProcessing":
@@ -173,7 +213,7 @@ def _slice_model(model: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
         memo[id(parameter)] = _rows(parameter, index)
     new: PreTrainedModel = copy.deepcopy(model, memo)
     new_ids = {old: i for i, old in enumerate(kept)}
-    for config in (new.config, new.generation_config):
+    for config in _configs(new):
         for name, ids in _token_ids(config).items():
             mapped = [new_ids[i] for i in ids if i in new_ids]
             setattr(config, name, mapped if len(mapped) > 1 else (mapped[0] if mapped else None))
