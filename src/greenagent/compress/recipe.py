@@ -25,6 +25,7 @@ def built_in_steps() -> dict[str, Any]:
     """
     try:
         from greenagent.compress.classify.distill import DistillLabels
+        from greenagent.compress.classify.encoder.hidden import DistillHidden
         from greenagent.compress.classify.encoder.step import EncoderStudent
         from greenagent.compress.classify.tiny.step import TinyStudent
         from greenagent.compress.distill.step import Distill
@@ -44,6 +45,7 @@ def built_in_steps() -> dict[str, Any]:
         "distill": Distill,
         "encoder": EncoderStudent,
         "tiny": TinyStudent,
+        "distill_hidden": DistillHidden,
         "distill_labels": DistillLabels,
         "quantize": Quantize,
     }

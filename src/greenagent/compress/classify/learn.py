@@ -13,7 +13,7 @@ from greenagent.compress.run import Run
 from greenagent.compress.train import Batch, TrainOptions, train
 from greenagent.core.errors import TaskError
 
-__all__ = ["Loss", "calibration_error", "fitted_temperature", "learn"]
+__all__ = ["Loss", "calibrate", "calibration_error", "fitted_temperature", "learn"]
 
 _BINS = 15
 
@@ -54,11 +54,12 @@ def learn(
     )
     run.notes.update(notes)
     changed = candidate.changed()
-    run.notes.update(_calibrate(changed, run))
+    run.notes.update(calibrate(changed, run))
     return changed
 
 
-def _calibrate(candidate: Classifier, run: Run) -> dict[str, Any]:
+def calibrate(candidate: Classifier, run: Run) -> dict[str, Any]:
+    """Fits the temperature of ``candidate`` on the select split; notes for the card."""
     rows = rows_of(run.select, run.interface)
     logits = candidate.score([row["text"] for row in rows])
     labels = torch.tensor([row["label"] for row in rows])
