@@ -17,7 +17,7 @@ from greenagent.compress.classify.candidate import Row
 from greenagent.compress.classify.encoder.candidate import Encoder
 from greenagent.compress.classify.encoder.export import converted
 from greenagent.compress.export.telemetry import without_telemetry
-from greenagent.core.errors import MissingExtraError
+from greenagent.core.errors import MissingExtraError, QualityError
 from greenagent.engines.encoder.torch import dynamic_int8
 
 __all__ = ["export_dynamic_int8", "export_int8"]
@@ -43,8 +43,9 @@ def export_int8(
 ) -> dict[str, Any]:
     """Writes an OpenVINO graph of int8 weights and activations, quantized by NNCF under control of its accuracy.
 
-    Ranges are measured on ``calibration``. Where the accuracy on ``validation`` falls by more than ``most_loss``, layers go back to
-    floating point, those first that cost most. ``progress`` is told of every pass over ``validation``. Returns notes for the card.
+    Ranges are measured on ``calibration``. Where the accuracy on ``validation`` falls by more than ``most_loss``, layers go back
+    to floating point, those first that cost most. ``progress`` is told of every pass over ``validation``. Returns notes for the
+    card. Raises `QualityError` when it has fallen by more all the same.
     """
     nncf, openvino = _libraries()
     graph = converted(candidate.model)
@@ -67,8 +68,13 @@ def export_int8(
             subset_size=len(calibration),
             model_type=nncf.ModelType.TRANSFORMER,
         )
-    openvino.save_model(quantized, path)
     before, after = (judged(openvino.compile_model(one, "CPU"), items)[0] for one in (graph, quantized))
+    if before - after > most_loss:
+        raise QualityError(
+            f"int8 lowers the accuracy on select from {before:.4f} to {after:.4f}, more than most_loss allows ({most_loss:g}): "
+            "raise it, give more calibration_examples, or take fp16"
+        )
+    openvino.save_model(quantized, path)
     return {"accuracy_before": round(before, 4), "accuracy_after": round(after, 4), "int8_matrices": _integer_matrices(quantized)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from statistics import fmean
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from pydantic import Field, model_validator
 
@@ -36,8 +36,8 @@ class Quantize(StepOptions):
     For GPUs, a checkpoint that vLLM loads: fp8 (8 bits, activations too), w4a16 (4.5 bits, activations in 16). It goes into a
     folder of its own beside the served file.
 
-    For encoders, an OpenVINO graph: fp32, fp16, or int8 (weights and activations, by NNCF, which takes layers back to floating point
-    until the accuracy on select has fallen by ``most_loss`` at most). dynamic_int8 is torch's: linear layers only.
+    For encoders, an OpenVINO graph: fp32, fp16, or int8 (weights and activations, by NNCF, which takes layers back to floating
+    point until the accuracy on select has fallen by ``most_loss`` at most). dynamic_int8 is torch's: linear layers only.
     """
 
     families: ClassVar[tuple[Family, ...]] = ("language", "encoder")
@@ -47,7 +47,9 @@ class Quantize(StepOptions):
         default="round",
         description="round to the nearest, or let later columns make up for the errors of earlier ones, on calibration examples",
     )
-    calibration_examples: int = Field(default=128, ge=1, description="with gptq and int8: examples on which errors or ranges are measured")
+    calibration_examples: int = Field(
+        default=128, ge=1, description="with gptq and int8: examples on which errors or ranges are measured"
+    )
     most_loss: float = Field(default=0.01, ge=0, lt=1, description="with int8: the most accuracy on select that it may cost")
 
     @model_validator(mode="after")
@@ -70,7 +72,7 @@ class Quantize(StepOptions):
             export_checkpoint(candidate.model, candidate.tokenizer, path, self.format, compensated)
         else:
             path = run.step_dir / f"model-{self.format}.gguf"
-            export_gguf(candidate.model, candidate.tokenizer, path, self.format, run.name, compensated)
+            export_gguf(candidate.model, candidate.tokenizer, path, cast(Quant, self.format), run.name, compensated)
         run.notes.update(file=path.name, bytes=bytes_of(path))
         return candidate.exported(self.format, path)
 
@@ -121,5 +123,6 @@ class Quantize(StepOptions):
         if self.format == "fp8" or self.format == "w4a16":
             grid = four_bit_grid(model)
             return Target(grid, lambda weight: grid.rounded(weight).values(), lambda embedded: embedded)
-        form, outer = self.format, stored_as(self.format, embedding=True)
+        form = cast(Quant, self.format)
+        outer = stored_as(form, embedding=True)
         return Target(GRIDS[form], partial(read_back, form=form), partial(read_back, form=outer))
