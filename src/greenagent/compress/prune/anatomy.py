@@ -8,11 +8,12 @@ from typing import Any, Protocol
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
-from greenagent.compress.examples import NO_LIMIT, Encoded, encode
+from greenagent.compress.examples import NO_LIMIT, encode
 from greenagent.compress.prune.calibrate import Importance, calibrate
 from greenagent.compress.prune.depth import layers_by_loss
 from greenagent.compress.prune.encoder import encoder_importance, encoder_layers_by_loss, head_dimensions, reshape_encoder
 from greenagent.compress.prune.shape import Kept, reshape
+from greenagent.compress.rows import Rows
 from greenagent.compress.run import Run
 from greenagent.tasks import Example
 
@@ -51,7 +52,7 @@ class LanguageAnatomy:
     def reshaped(self, kept: Kept, examples: Sequence[Example]) -> Any:
         return reshape(self._candidate.model, kept)
 
-    def _rows(self, examples: Sequence[Example]) -> list[Encoded]:
+    def _rows(self, examples: Sequence[Example]) -> Rows:
         return encode(examples, self._run.interface, self._candidate.tokenizer, max_tokens=NO_LIMIT)
 
 

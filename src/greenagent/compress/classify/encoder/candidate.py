@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import transformers
 from greenagent.compress.candidate import Shape
 from greenagent.compress.classify.candidate import Classifier, require_choice
 from greenagent.compress.classify.encoder.export import export_ir
+from greenagent.compress.classify.encoder.quiet import quiet
 from greenagent.core.errors import ModelError
 from greenagent.core.interface import Interface
 from greenagent.engines.base import EngineSettings, default_threads
@@ -110,7 +110,7 @@ def load_encoder(name: str, interface: Interface | None = None, seed: int = 0) -
     if not has_head:
         labels["ignore_mismatched_sizes"] = True
     try:
-        with _quiet():
+        with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
             model = transformers.AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32, **labels)
     except (OSError, ValueError, SafetensorError) as error:
@@ -144,16 +144,3 @@ def _draw(head: torch.nn.Linear, spread: float, seed: int) -> None:
 def _not_loaded(name: str, error: Exception) -> ModelError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ModelError(f"model {name!r} cannot be loaded: {reason}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No table of missing weights: that the head is new is meant."""
-    logging = transformers.utils.logging
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()  # ours is the one progress line
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from greenagent.compress.classify.encoder.quiet import quiet
 from greenagent.compress.export.telemetry import without_telemetry
 from greenagent.core.errors import MissingExtraError
 
@@ -38,8 +38,7 @@ def converted(model: Any) -> Any:
         raise MissingExtraError("openvino", "compress", "exporting an encoder") from error
     ids = torch.ones((2, 5), dtype=torch.int64)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])  # with padding, so that the trace keeps the mask
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracers' remarks about branches that no length takes
+    with torch.inference_mode(), quiet():
         return openvino.convert_model(_Scores(model.eval()), example_input={"input_ids": ids, "attention_mask": mask})
 
 
