@@ -227,7 +227,7 @@ def test_only_a_choice_can_be_taught(tiny_dir: Path, task_dir: Path, tmp_path: P
 
     with pytest.raises(RecipeError, match="needs a language model"):
         run("assistant", {"tiny": TINY})
-    with pytest.raises(RecipeError, match="works on language models"):
+    with pytest.raises(RecipeError, match="works on language and encoder models"):
         run(str(task_dir), {"tiny": TINY}, {"prune": {"depth": 1}})
     with pytest.raises(RecipeError, match="quantize_aware is for language models"):
         run(str(task_dir), {"tiny": TINY}, {"fine_tune": {"quantize_aware": "Q8_0"}})
