@@ -86,7 +86,8 @@ def limits(field: FieldInfo) -> str:
 def row(name: str, field: FieldInfo) -> str:
     """A line of a table: key, type, default, meaning."""
     allowed = ", ".join(filter(None, [kind(field.annotation), limits(field)]))
-    default = "needed" if field.is_required() else "" if field.default in (None, "") else f"`{field.default}`"
+    usual = field.get_default(call_default_factory=True, validated_data={})
+    default = "needed" if field.is_required() else "" if usual in (None, "", {}) else f"`{usual}`"
     return f"| `{name}` | {allowed} | {default} | {(field.description or '').replace('|', chr(92) + '|')} |"
 
 

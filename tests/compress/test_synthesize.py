@@ -52,6 +52,16 @@ def test_a_list_has_requests_of_one_answer_each_on_a_line() -> None:
     assert lists == continuations(FIT, 10, shots=4, temperatures=[0.5, 0.9], max_tokens=20, seed=3)
 
 
+def test_requests_that_no_tool_fits_get_the_share_of_lists_they_were_given() -> None:
+    outside = [Example(id=t, messages=[Message(role="user", content=t)], expected=[]) for t in ("why is the sky blue", "who won")]
+    usual = continuations([*FIT, *outside], 30, shots=2, temperatures=[0.5, 0.9], max_tokens=20, seed=3)
+    more = continuations([*FIT, *outside], 30, shots=2, temperatures=[0.5, 0.9], max_tokens=20, seed=3, outside=0.6)
+    assert [sum("sky" in (r.prompt or "") for r in lists) for lists in (usual, more)] == [10, 18]
+    assert [sum("person" in (r.prompt or "") for r in lists) for lists in (usual, more)] == [10, 6]
+    assert {r.temperature for r in more if "sky" in (r.prompt or "")} == {0.5, 0.9}
+    assert len(continuations(FIT, 30, shots=2, temperatures=[0.5], max_tokens=20, seed=3, outside=0.6)) == 30
+
+
 def test_what_is_known_repeated_empty_or_cut_off_is_left_out() -> None:
     known = {normalised("Call person 1!")}
     texts = [" call Person 1\n- ring up Anna now\n- \n- no\n- put me thr", " Ring up Anna, now\nDial Bob's number\nand th", ""]
@@ -79,6 +89,8 @@ def test_no_answer_swamps_the_others() -> None:
     assert [e.expected[0].name for e in kept] == ["call"] * 5 + ["light"]
     assert [e.id for e in kept] == sorted((e.id for e in kept), key=[e.id for e in made].index)
     assert kept != capped(made, 5, seed=2)
+    outside = [*made, *(example("hm", "call").model_copy(update={"expected": []}) for _ in range(20))]
+    assert [len(capped(outside, 5, 1)), len(capped(outside, 5, 1, outside=12))] == [5 + 1 + 5, 5 + 1 + 12]
 
 
 def test_what_was_answered_before_a_crash_is_not_asked_again(tmp_path: Path) -> None:

@@ -10,11 +10,15 @@ from greenagent.core.calls import Tool, ToolCall
 from greenagent.core.interface import Message
 from greenagent.tasks import Example
 
-__all__ = ["answer_name", "asking", "capped", "labelled"]
+__all__ = ["OUTSIDE", "answer_name", "asking", "capped", "labelled"]
+
+
+OUTSIDE = ""
+"""`answer_name` of a request that no tool fits."""
 
 
 def answer_name(calls: Sequence[ToolCall]) -> str:
-    """The tools called, in order; empty when no tool fits."""
+    """The tools called, in order; `OUTSIDE` when no tool fits."""
     return " ".join(call.name for call in calls)
 
 
@@ -39,8 +43,8 @@ def labelled(examples: Sequence[Example], answers: Sequence[list[ToolCall] | Non
     ]
 
 
-def capped(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
-    """The examples in their order, at most ``most`` (by chance) with the same tools called.
+def capped(examples: Sequence[Example], most: int, seed: int, outside: int | None = None) -> list[Example]:
+    """The examples in their order, at most ``most`` (by chance) with the same tools called, ``outside`` without any.
 
     A writer drifts to words that no tool fits; they must not swamp the rest.
     """
@@ -48,7 +52,8 @@ def capped(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
     for number, example in enumerate(examples):
         kinds[answer_name(example.expected)].append(number)
     rng = random.Random(seed)
-    kept = {number for numbers in kinds.values() for number in rng.sample(numbers, min(most, len(numbers)))}
+    limits = {name: most for name in kinds} | ({} if outside is None else {OUTSIDE: outside})
+    kept = {number for name, numbers in kinds.items() for number in rng.sample(numbers, min(limits[name], len(numbers)))}
     return [example for number, example in enumerate(examples) if number in kept]
 
 

@@ -25,6 +25,7 @@ from greenagent.core.atomic import write_text
 from greenagent.core.engine import EngineRequest
 from greenagent.core.errors import EngineError, RecipeError, RequestError
 from greenagent.engines.worker import WorkerClient
+from greenagent.tasks import Example
 
 __all__ = ["Synthesize"]
 
@@ -45,6 +46,9 @@ class Synthesize(StepOptions):
         default=[0.7, 0.8, 0.9], min_length=1, description="of sampling, taking turns"
     )
     max_tokens: int = Field(default=64, ge=8, description="how far a list is continued")
+    outside: float | None = Field(
+        default=None, ge=0, lt=1, description="share of the lists that no tool fits; else these take turns like any answer"
+    )
     unlabelled: str | None = Field(
         default=None, description="a file of requests without answers: .jsonl lines with `text`, or plain lines; all are answered"
     )
@@ -72,8 +76,7 @@ class Synthesize(StepOptions):
         given = asyncio.run(answers(teacher, asked, run))
         real = labelled(asked[: len(found)], given[: len(found)], run.interface.tools)
         usable = labelled(asked[len(found) :], given[len(found) :], run.interface.tools)
-        kinds = {answer_name(example.expected) for example in run.fit}
-        kept = [*real, *capped(usable, math.ceil(_MOST * len(written) / len(kinds)), run.seed)]
+        kept = [*real, *self._capped(usable, len(written), run)]
         if not kept:
             raise EngineError(
                 f"none of {self.lists} continued lists and {len(found)} unlabelled requests gave a usable example: "
@@ -85,6 +88,12 @@ class Synthesize(StepOptions):
         )
         run.say(f"synthesize: {len(kept)} examples, for instance {kept[0].messages[-1].content!r}")
         return candidate
+
+    def _capped(self, usable: Sequence[Example], written: int, run: Run) -> list[Example]:
+        """No answer much commoner than it was asked for."""
+        kinds = {answer_name(example.expected) for example in run.fit}
+        outside = None if self.outside is None else math.ceil(_MOST * self.outside * written)
+        return capped(usable, math.ceil(_MOST * written / len(kinds)), run.seed, outside)
 
     def _requests(self, run: Run) -> tuple[list[str], list[str]]:
         """The unlabelled file's new requests and the written ones; those of an earlier start, whatever the file has now."""
@@ -107,6 +116,7 @@ class Synthesize(StepOptions):
             temperatures=self.temperatures,
             max_tokens=self.max_tokens,
             seed=run.seed,
+            outside=self.outside,
         )
         client = await WorkerClient.start(self.writer, max_batch=BATCH)
 

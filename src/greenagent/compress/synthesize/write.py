@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from greenagent.compress.synthesize.label import answer_name
+from greenagent.compress.synthesize.label import OUTSIDE, answer_name
 from greenagent.core.engine import EngineRequest
 from greenagent.tasks import Example
 
@@ -24,33 +24,59 @@ _WORD = re.compile(r"\w+")
 
 
 def continuations(
-    examples: Sequence[Example], count: int, *, shots: int, temperatures: Sequence[float], max_tokens: int, seed: int
+    examples: Sequence[Example],
+    count: int,
+    *,
+    shots: int,
+    temperatures: Sequence[float],
+    max_tokens: int,
+    seed: int,
+    outside: float | None = None,
 ) -> list[EngineRequest]:
-    """``count`` lists to continue, of ``shots`` requests each; answers and ``temperatures`` take turns."""
+    """``count`` lists to continue, of ``shots`` requests each; answers and ``temperatures`` take turns.
+
+    ``outside`` is the share of the lists whose requests no tool fits; ``None`` gives them a turn like any answer.
+    """
     rng = random.Random(seed)
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for example in examples:
-        if sum(m.role not in ("system", "developer") for m in example.messages) > 1:
-            continue  # in the middle of a conversation: not a request that stands by itself
-        kinds[answer_name(example.expected)].append(_one_line(example.messages[-1].content or ""))
-    names = sorted(kinds)
-    rng.shuffle(names)
+    kinds = _by_answer(examples)
+    turns = _turns(sorted(kinds), count, outside, rng)
     requests = []
-    for number in range(count):
-        known = kinds[names[number % len(names)]]
+    for number, (name, turn) in enumerate(turns):
+        known = kinds[name]
         listed = "".join(f"{_MARK}{text}\n" for text in rng.sample(known, min(shots, len(known))))
         requests.append(
             EngineRequest(
                 request_id=f"write-{seed}-{number}",
                 prompt=f"{_HEAD}{listed}{_MARK.rstrip()}",
                 max_tokens=max_tokens,
-                temperature=temperatures[number // len(names) % len(temperatures)],
+                temperature=temperatures[turn % len(temperatures)],
                 top_p=0.95,
                 seed=seed * 1_000_003 + number,
                 stream=False,
             )
         )
     return requests
+
+
+def _by_answer(examples: Sequence[Example]) -> dict[str, list[str]]:
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for example in examples:
+        if sum(m.role not in ("system", "developer") for m in example.messages) > 1:
+            continue  # in the middle of a conversation: not a request that stands by itself
+        kinds[answer_name(example.expected)].append(_one_line(example.messages[-1].content or ""))
+    return kinds
+
+
+def _turns(names: Sequence[str], count: int, outside: float | None, rng: random.Random) -> list[tuple[str, int]]:
+    """For each of ``count`` lists its answer, and how often that answer has had its turn before."""
+    names = list(names)
+    rng.shuffle(names)
+    if outside is None or OUTSIDE not in names:
+        return [(names[number % len(names)], number // len(names)) for number in range(count)]
+    inside = [name for name in names if name != OUTSIDE]
+    out = round(count * outside) if inside else count
+    turns = [(inside[number % len(inside)], number // len(inside)) for number in range(count - out)]
+    return [*turns, *((OUTSIDE, number) for number in range(out))]
 
 
 def new_requests(written: Iterable[str], known: set[str]) -> list[str]:
