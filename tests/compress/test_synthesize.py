@@ -163,8 +163,8 @@ def test_the_step_writes_what_later_steps_train_on(run: Run, monkeypatch: pytest
     assert run.notes == {"lists": 3, "unlabelled": 0, "requests": 3, "usable": 3, "kept": 3}
     assert run.calibration(4) == [*run.fit[:2], *run.synthetic()[:2]]
     assert len(run.calibration(100)) == len(run.fit) + 3
-    assert len(TrainOptions.examples(_Options(copies=2), run)) == 2 * len(run.fit)
-    assert len(TrainOptions.examples(_Options(copies=2, synthetic=3), run)) == 2 * len(run.fit) + 9
+    assert len(list(TrainOptions.examples(_Options(copies=2), run))) == 2 * len(run.fit)
+    assert len(list(TrainOptions.examples(_Options(copies=2, synthetic=3), run))) == 2 * len(run.fit) + 9
 
 
 def test_unlabelled_requests_are_answered_beside_written_ones(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,8 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many examples of each split, evenly spaced.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 32,
     engine: Annotated[
-        str, typer.Option(help="What executes a local model: openvino, tiny or torch; by default what fits it.")
+        str,
+        typer.Option(help="Local engine: openvino, torch, encoder, encoder_torch or tiny; by default what fits the model."),
     ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the local engine.")] = None,
     name: Annotated[str, typer.Option("--model", help="The model's name at the endpoint, where it serves several.")] = "",

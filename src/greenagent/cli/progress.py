@@ -21,7 +21,7 @@ class ProgressLine:
         self._bar: Any = None
         self._task: Any = None
         self._title = ""
-        self._began_at = 0
+        self._began_at = self._done = 0
         self._began_s = self._logged_s = time.monotonic()
         if sys.stderr.isatty() and not self._silent:
             from rich.console import Console
@@ -54,10 +54,12 @@ class ProgressLine:
             sys.stderr.write(text + "\n")
 
     def update(self, title: str, done: int, total: int, detail: str = "") -> None:
-        """Moves the bar of ``title`` to ``done`` of ``total``."""
+        """Moves the bar of ``title`` to ``done`` of ``total``; a lower ``done`` begins the same work anew."""
         if self._silent:
             return
-        if title != self._title:
+        again = title == self._title and done < self._done
+        self._done = done
+        if title != self._title or again:
             self._title = title
             self._began_s = time.monotonic()
             self._began_at = done
@@ -74,7 +76,7 @@ class ProgressLine:
             sys.stderr.flush()
 
     def _eta(self, done: int, total: int) -> str:
-        """From the pace since this title began here (a resumed run begins in the middle)."""
+        """From the pace since this work began here (a resumed run begins in the middle)."""
         moved = done - self._began_at
         if moved <= 0 or done == total:
             return ""

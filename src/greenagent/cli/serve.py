@@ -30,7 +30,9 @@ def serve(
     model: Annotated[str, typer.Argument(help="A model directory with its card, a .gguf file, or 'embedded'.")],
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback only with keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one and prints it.")] = 8080,
-    engine: Annotated[str, typer.Option(help="Engine: openvino, tiny, torch, stub; by default what fits the model.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="Engine: openvino, torch, encoder, encoder_torch, tiny or stub; by default what fits the model.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="The engine's device, for example CPU or GPU.")] = "CPU",
     threads: Annotated[int | None, typer.Option(help="Threads of the engine; default: physical cores less one.")] = None,
     zone: Annotated[str | None, typer.Option(help="Grid zone for gCO2e, for example DE. Default: $GREENAGENT_ZONE.")] = None,

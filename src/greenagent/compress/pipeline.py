@@ -22,7 +22,7 @@ from greenagent.compress.serving import servable
 from greenagent.compress.spread import Spread
 from greenagent.compress.steps import StepRunner, finished_fact
 from greenagent.compress.train import TrainOptions
-from greenagent.compress.work import allow_changes, open_work, require_shared, step_folder
+from greenagent.compress.work import allow_changes, open_work, require_shared, shared_folder, step_folder
 from greenagent.core.atomic import new_directory
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import InputError, QualityError, RecipeError
@@ -129,6 +129,7 @@ def build_run(
         recipe.model,
         held_out,
         spread=spread or Spread(),
+        shared=shared_folder(work),
     )
 
 

@@ -39,7 +39,7 @@ class Run:
     at before the card is written, except that synthetic requests must not be among ``held_out``, the other splits' requests.
     ``saved`` has the candidates kept by ``save_as``; ``base`` is the recipe's model. ``step_dir`` is the running step's own
     folder; ``notes`` go onto the card. ``spread`` is who this process is among several;
-    ``shared`` a folder that many runs share, for what is the same in them (see `remembers`).
+    ``shared`` a folder that steps and runs share, for what is the same in them (see `remembers`).
     """
 
     name: str
@@ -89,7 +89,7 @@ class Run:
         return self.saved.get(name) or Path(name)
 
     def remembers(self, *known_by: Any) -> Path:
-        """The folder for what follows from ``known_by`` and nothing else: all runs with the same ``shared`` find it there."""
+        """The folder for what follows from ``known_by`` and nothing else: all steps and runs with the same ``shared`` find it."""
         if self.shared is None:
             return self.step_dir
         digest = hashlib.sha256(json.dumps(known_by, sort_keys=True, default=str).encode()).hexdigest()

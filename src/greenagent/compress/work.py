@@ -16,7 +16,7 @@ from greenagent.compress.run import StepOptions
 from greenagent.core.atomic import disk_errors, write_text
 from greenagent.core.errors import EnvironmentalError, InputError
 
-__all__ = ["allow_changes", "open_work", "require_shared", "step_folder", "work_directory"]
+__all__ = ["allow_changes", "open_work", "require_shared", "shared_folder", "step_folder", "work_directory"]
 
 _MARK = "run.json"
 _CHANGES = "finished steps may change"
@@ -32,13 +32,18 @@ def step_folder(number: int, name: str) -> str:
     return f"{number:02d}-{name}"
 
 
+def shared_folder(work: Path) -> Path:
+    """Where steps leave what later ones need not find out again."""
+    return work / "shared"
+
+
 def open_work(
     out: Path, recipe: Recipe, steps: list[tuple[str, StepOptions]], task_sha256: str, *, resume: bool, restart: bool
 ) -> Path:
     """Makes or reopens the work directory; refuses to mix two recipes or to lose an unfinished run silently."""
     work = work_directory(out)
     mark = {
-        "base": [recipe.model, recipe.seed, recipe.select_share, task_sha256],
+        "base": [recipe.model, recipe.seed, recipe.select_share, recipe.train_on, task_sha256],
         "steps": [[name, step.model_dump(mode="json")] for name, step in steps],
     }
     if out.is_mount() or (out.exists() and not (out / "card.json").is_file() and any(out.iterdir() if out.is_dir() else [out])):
@@ -71,7 +76,9 @@ def _forget_changed(work: Path, mark: dict[str, Any]) -> None:
     """Removes what was begun of steps that the recipe now has otherwise; a finished one among them is an error."""
     old = json.loads((work / _MARK).read_text(encoding="utf-8"))
     if old.get("base") != mark["base"]:
-        raise InputError(f"{work} was begun with another model, task, seed or select_share: add --restart to discard it")
+        raise InputError(
+            f"{work} was begun with another model, task, seed, select_share or train_on: add --restart to discard it"
+        )
     same = 0
     while same < min(len(old["steps"]), len(mark["steps"])) and old["steps"][same] == mark["steps"][same]:
         same += 1
@@ -85,3 +92,4 @@ def _forget_changed(work: Path, mark: dict[str, Any]) -> None:
                 f"{work} was begun with another recipe: its step {number} ({name}) is done and differs; add --restart"
             )
         shutil.rmtree(folder)
+        shutil.rmtree(shared_folder(work), ignore_errors=True)  # what followed from the steps that are gone

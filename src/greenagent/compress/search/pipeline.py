@@ -78,7 +78,6 @@ def search(
     try:
         spent = Spending(work / "spent.json", meter, clock, PeakMemory())
         run = build_run(recipe, task, work, spent.watch(progress), say)
-        run.shared = work / "shared"
         if any(limit.figure == "slice_loss" for limit in limits):
             require_watched(run.select, recipe.min_slice)
         bench = Bench(run, task, StepRunner(meter, clock, intensity, gains=gains), meter, clock, intensity, record)

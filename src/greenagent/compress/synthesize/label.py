@@ -52,7 +52,7 @@ def capped(examples: Sequence[Example], most: int, seed: int, outside: int | Non
     for number, example in enumerate(examples):
         kinds[answer_name(example.expected)].append(number)
     rng = random.Random(seed)
-    limits = {name: most for name in kinds} | ({} if outside is None else {OUTSIDE: outside})
+    limits = dict.fromkeys(kinds, most) | ({} if outside is None else {OUTSIDE: outside})
     kept = {number for name, numbers in kinds.items() for number in rng.sample(numbers, min(limits[name], len(numbers)))}
     return [example for number, example in enumerate(examples) if number in kept]
 
