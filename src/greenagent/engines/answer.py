@@ -81,15 +81,11 @@ class Answer:
         if self._growing is not None:
             finish = self._grow(self._growing.add(ids, last=finish is not None), finish)
         if finish is None:
-            return self._piece() if self._stream and (self._text or self._ids) else None
+            return self._piece(None) if self._stream and (self._text or self._ids) else None
         self.finished = True
         if self._growing is None:
             self._text = [self._decode(self._ids).rstrip(_BROKEN)]
-        event = self._piece()
-        event.finish_reason = finish
-        event.prompt_tokens = self.prompt_tokens
-        event.generated_tokens = self.generated_tokens
-        return event
+        return self._piece(finish)
 
     def _grow(self, new: str, finish: FinishReason | None) -> FinishReason | None:
         text = self._held + new
@@ -103,9 +99,18 @@ class Answer:
             self._text.append(visible)
         return finish
 
-    def _piece(self) -> TokenEvent:
-        event = TokenEvent.model_construct(
-            request_id=self.request_id, text="".join(self._text), token_ids=self._ids, logprobs=self._logprobs, attributes={}
+    def _piece(self, finish: FinishReason | None) -> TokenEvent:
+        event = TokenEvent.model_construct(  # all fields: looking up what is left out takes longer than a tiny student
+            request_id=self.request_id,
+            text="".join(self._text),
+            token_ids=self._ids,
+            logprobs=self._logprobs,
+            finish_reason=finish,
+            prompt_tokens=self.prompt_tokens if finish else None,
+            generated_tokens=self.generated_tokens if finish else None,
+            energy=None,
+            error=None,
+            attributes={},
         )
         self._text, self._ids, self._logprobs = [], [], []
         return event

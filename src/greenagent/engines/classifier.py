@@ -10,16 +10,21 @@ import math
 import random
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Protocol
 
-from greenagent.core.engine import EngineRequest, TokenEvent
+import numpy as np
+
+from greenagent.core.engine import EngineRequest, Grammar, TokenEvent
 from greenagent.core.errors import ModelError, RequestError
 from greenagent.engines.answer import Answer
 from greenagent.engines.base import EngineSettings, PromptTooLongError
 from greenagent.engines.models import ModelRef
 
 __all__ = ["ClassifierEngine", "Network"]
+
+_GRAMMARS = 64  # whose choices are remembered
 
 
 class Network(Protocol):
@@ -30,8 +35,8 @@ class Network(Protocol):
     def encode(self, text: str) -> Sequence[Any]:
         """The tokens of a prompt."""
 
-    def log_probs(self, prompts: Sequence[Sequence[Any]]) -> Any:
-        """Calibrated natural-log probabilities, a float array (prompts, choices)."""
+    def log_probs(self, prompts: Sequence[Sequence[Any]]) -> np.ndarray:
+        """Calibrated natural-log probabilities, floats (prompts, choices)."""
 
 
 class ClassifierEngine:
@@ -43,8 +48,9 @@ class ClassifierEngine:
         self._network = network
         self._choices = ref.card.interface.choices
         self._numbers = {choice: number for number, choice in enumerate(self._choices)}
+        self._read_grammar = lru_cache(maxsize=_GRAMMARS)(self._choices_of)
         self._max_batch = settings.max_batch
-        self._waiting: deque[tuple[EngineRequest, Sequence[Any], list[int] | None]] = deque()
+        self._waiting: deque[tuple[EngineRequest, Sequence[Any], np.ndarray | None]] = deque()
         self._ended: list[TokenEvent] = []
         self.prefill: dict[str, int] = {}
         self.decode: dict[str, int] = {}
@@ -87,14 +93,15 @@ class ClassifierEngine:
         events, self._ended = self._ended, []
         return events
 
-    def _allowed(self, request: EngineRequest) -> list[int] | None:
+    def _allowed(self, request: EngineRequest) -> np.ndarray | None:
         """The numbers of the choices that the request's grammar has; ``None``: all."""
-        if request.grammar is None:
-            return None
-        allowed = [self._numbers[choice] for choice in request.grammar.choices if choice in self._numbers]
+        return None if request.grammar is None else self._read_grammar(request.grammar)
+
+    def _choices_of(self, grammar: Grammar) -> np.ndarray | None:
+        allowed = [self._numbers[choice] for choice in grammar.choices if choice in self._numbers]
         if not allowed:
-            raise RequestError(f"this model chooses a tool and writes nothing: no {request.grammar.kind} grammar fits", "grammar")
-        return allowed
+            raise RequestError(f"this model chooses a tool and writes nothing: no {grammar.kind} grammar fits", "grammar")
+        return None if len(set(allowed)) == len(self._choices) else np.array(allowed)
 
     def _end(self, request: EngineRequest, prompt_tokens: int, numbers: list[int], logs: list[float], reason: Any) -> None:
         answer = Answer(request, prompt_tokens, self._text, ())
@@ -106,12 +113,13 @@ class ClassifierEngine:
         return "".join(self._choices[number] for number in numbers)
 
 
-def _pick(scores: Any, allowed: list[int] | None, request: EngineRequest) -> int:
+def _pick(scores: np.ndarray, allowed: np.ndarray | None, request: EngineRequest) -> int:
     """The best of the ``allowed`` choices; with a temperature one drawn by its probability, from the likeliest (``top_p``)."""
-    numbers = sorted(range(len(scores)) if allowed is None else allowed, key=lambda number: -float(scores[number]))
+    numbers = np.arange(len(scores)) if allowed is None else allowed
     if not request.temperature:
-        return numbers[0]
-    top = float(scores[numbers[0]])
-    weights = [math.exp((float(scores[number]) - top) / request.temperature) for number in numbers]
+        return int(numbers[scores[numbers].argmax()])
+    ranked: list[int] = sorted(numbers.tolist(), key=lambda number: -float(scores[number]))
+    top = float(scores[ranked[0]])
+    weights = [math.exp((float(scores[number]) - top) / request.temperature) for number in ranked]
     kept = next(i for i, part in enumerate(accumulate(weights), 1) if part >= request.top_p * sum(weights) or i == len(weights))
-    return random.Random(request.seed).choices(numbers[:kept], weights[:kept])[0]
+    return random.Random(request.seed).choices(ranked[:kept], weights[:kept])[0]

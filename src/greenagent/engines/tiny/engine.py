@@ -26,10 +26,13 @@ def open_tiny(model: str, settings: EngineSettings) -> ClassifierEngine:
         InputError: a device other than the CPU.
     """
     try:
+        from threadpoolctl import threadpool_limits
+
         from greenagent.engines.tiny.file import load_tiny
         from greenagent.engines.tiny.network import TinyNetwork
     except ImportError as error:
-        raise MissingExtraError("numpy", "serve", "the tiny engine") from error
+        raise MissingExtraError(str(error.name), "serve", "the tiny engine") from error
+    threadpool_limits(1, user_api="blas")  # its matrices are so small that a second thread would only wait
     parse_options(TinyOptions, settings.options, "tiny")
     if settings.device not in ("CPU", "AUTO"):
         raise InputError(f"a tiny student runs on the CPU, not on {settings.device!r}")

@@ -1,17 +1,20 @@
-"""The network of a tiny student in numpy: no padding, all prompts of a batch in one matrix of words.
+"""The network of a tiny student in numpy: all prompts of a batch in one matrix of words.
 
 Word embeddings; ``layers`` times a mixer (layer norm, a depthwise convolution over neighbouring words, two linear maps with a
 ReLU between, added to what came in); the maximum and an attention-weighted mean over the words; layer norm; one linear map.
+
+A few empty rows stand before, between and behind the prompts, so that a word's neighbours are the rows beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
 from greenagent.engines.tiny.file import TinyShape
-from greenagent.engines.tiny.words import Words
+from greenagent.engines.tiny.words import PADDING, Words
 
 __all__ = ["EPSILON", "TinyNetwork"]
 
@@ -27,7 +30,9 @@ class TinyNetwork:
     def __init__(self, shape: TinyShape, words: Words, weights: Mapping[str, np.ndarray]) -> None:
         self._shape = shape
         self._words = words
-        self._weights = dict(weights)
+        self._weights = {name: np.ascontiguousarray(values) for name, values in weights.items()}
+        self._gap = max(shape.kernel // 2, 1)
+        self._empty: list[tuple[int, ...]] = [(PADDING,)] * self._gap
 
     def encode(self, text: str) -> Sequence[tuple[int, ...]]:
         """The words of ``text``."""
@@ -35,62 +40,90 @@ class TinyNetwork:
 
     def log_probs(self, prompts: Sequence[Sequence[tuple[int, ...]]]) -> np.ndarray:
         """Calibrated natural-log probabilities, shape (prompts, choices)."""
-        lengths = np.array([len(prompt) for prompt in prompts])
-        starts = np.concatenate([[0], lengths.cumsum()[:-1]])
-        hidden = self._embedded([word for prompt in prompts for word in prompt])
-        neighbours = _neighbours(lengths, starts, self._shape.kernel)
+        words = [*self._empty, *chain.from_iterable((*prompt, *self._empty) for prompt in prompts)]
+        places = _Places([len(prompt) for prompt in prompts], self._gap)
+        hidden = self._embedded(words)
         for layer in range(self._shape.layers):
-            hidden = hidden + self._mixed(hidden, neighbours, f"mixer.{layer}.")
-        logits = self._linear(self._normed(self._pooled(hidden, lengths, starts), "norm"), "head") / self._shape.temperature
+            hidden += self._mixed(hidden, places, f"mixer.{layer}.")
+        logits = self._linear(self._normed(self._pooled(hidden, places), "norm"), "head")
+        logits /= self._shape.temperature
         logits -= logits.max(-1, keepdims=True)
-        scores: np.ndarray = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        return scores
+        logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+        return logits
 
     def _embedded(self, words: list[tuple[int, ...]]) -> np.ndarray:
+        """(words, width); a word of several rows is their mean."""
         table = self._weights["embedding"]
-        counts = [len(rows) for rows in words]
-        flat: np.ndarray = table[[row for rows in words for row in rows]]
-        if len(flat) == len(words):
-            return flat
-        firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        summed: np.ndarray = np.add.reduceat(flat, firsts)
-        return summed / np.array(counts, np.float32)[:, None]
+        hidden: np.ndarray = table[[rows[0] for rows in words]]
+        pieced = [number for number, rows in enumerate(words) if len(rows) > 1]
+        if pieced:
+            counts = np.array([len(words[number]) for number in pieced])
+            rows = table[[row for number in pieced for row in words[number]]]
+            hidden[pieced] = np.add.reduceat(rows, counts.cumsum() - counts) / counts[:, None].astype(np.float32)
+        return hidden
 
-    def _mixed(self, hidden: np.ndarray, neighbours: list[tuple[np.ndarray, np.ndarray]], name: str) -> np.ndarray:
+    def _mixed(self, hidden: np.ndarray, places: _Places, name: str) -> np.ndarray:
         normed = self._normed(hidden, name + "norm")
-        kernel = self._weights[name + "kernel"]
-        mixed = self._weights[name + "kernel.bias"] + sum(
-            kernel[:, place] * normed[index] * inside for place, (index, inside) in enumerate(neighbours)
+        normed[places.empty] = 0
+        mixed = self._linear(
+            _convolved(normed, self._weights[name + "kernel"]) + self._weights[name + "kernel.bias"], name + "up"
         )
-        return self._linear(np.maximum(self._linear(mixed, name + "up"), 0), name + "down")
+        return self._linear(np.maximum(mixed, 0, out=mixed), name + "down")
 
-    def _pooled(self, hidden: np.ndarray, lengths: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    def _pooled(self, hidden: np.ndarray, places: _Places) -> np.ndarray:
         """The maximum and the attention-weighted mean over each prompt's words, side by side."""
         scores = self._linear(hidden, "attention")
-        weights = np.exp(scores - np.repeat(np.maximum.reduceat(scores, starts), lengths, axis=0))
-        weights /= np.repeat(np.add.reduceat(weights, starts), lengths, axis=0)
-        mean = np.add.reduceat(hidden * weights.mean(-1, keepdims=True), starts)
-        return np.concatenate([np.maximum.reduceat(hidden, starts), mean], axis=-1)
+        scores[places.empty] = -np.inf
+        scores -= places.repeated(places.over(np.maximum, scores))
+        weights = np.exp(scores, out=scores)
+        weights /= places.repeated(places.over(np.add, weights))
+        mean = places.over(np.add, hidden * weights.mean(-1, keepdims=True))
+        return np.concatenate([places.over(np.maximum, hidden), mean], axis=-1)
 
     def _linear(self, values: np.ndarray, name: str) -> np.ndarray:
-        mapped: np.ndarray = values @ self._weights[name].T + self._weights[name + ".bias"]
+        mapped: np.ndarray = values @ self._weights[name].T
+        mapped += self._weights[name + ".bias"]
         return mapped
 
     def _normed(self, values: np.ndarray, name: str) -> np.ndarray:
-        centred = values - values.mean(-1, keepdims=True)
-        deviation = np.sqrt((centred * centred).mean(-1, keepdims=True) + EPSILON)
-        normed: np.ndarray = centred / deviation * self._weights[name + ".weight"] + self._weights[name + ".bias"]
+        width = values.shape[-1]
+        normed: np.ndarray = values - np.add.reduce(values, -1, keepdims=True) / width
+        variance = np.einsum("ij,ij->i", normed, normed) / width
+        normed /= np.sqrt(variance + EPSILON)[:, None]
+        normed *= self._weights[name + ".weight"]
+        normed += self._weights[name + ".bias"]
         return normed
 
 
-def _neighbours(lengths: np.ndarray, starts: np.ndarray, kernel: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each place of the kernel: which word stands there, and whether it is one of the same prompt (words, 1)."""
-    total = int(lengths.sum())
-    here = np.arange(total)
-    position = here - np.repeat(starts, lengths)
-    length = np.repeat(lengths, lengths)
-    found = []
-    for shift in range(-(kernel // 2), kernel - kernel // 2):
-        inside = (position + shift >= 0) & (position + shift < length)
-        found.append((np.clip(here + shift, 0, total - 1), inside[:, None].astype(np.float32)))
-    return found
+class _Places:
+    """Where each prompt's words stand among the rows, ``gap`` empty ones before the first and behind each."""
+
+    def __init__(self, lengths: Sequence[int], gap: int) -> None:
+        counts = np.array(lengths)
+        ends = gap + np.cumsum(counts + gap) - gap
+        self._bounds = np.stack([ends - counts, ends], axis=-1).ravel()
+        self._spans = counts + gap
+        self._spans[0] += gap
+        self.empty = np.concatenate([np.arange(gap), (ends[:, None] + np.arange(gap)).ravel()])
+
+    def over(self, operation: np.ufunc, values: np.ndarray) -> np.ndarray:
+        """``operation`` over each prompt's rows of ``values``, shape (prompts, columns)."""
+        found: np.ndarray = operation.reduceat(values, self._bounds)[::2]
+        return found
+
+    def repeated(self, values: np.ndarray) -> np.ndarray:
+        """Each prompt's row of ``values`` for every one of its words, and for the empty ones that follow."""
+        return np.repeat(values, self._spans, axis=0)
+
+
+def _convolved(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Every row with those beside it, weighed by the columns of ``kernel`` (width, neighbours)."""
+    half = kernel.shape[1] // 2
+    mixed: np.ndarray = values * kernel[:, half]
+    for place in range(kernel.shape[1]):
+        shift = place - half
+        if shift < 0:
+            mixed[-shift:] += values[:shift] * kernel[:, place]
+        elif shift > 0:
+            mixed[:-shift] += values[shift:] * kernel[:, place]
+    return mixed
