@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,14 +203,19 @@ def test_it_answers_the_openai_way_inside_the_gateway(made: tuple[Path, ModelCar
     assert 0 < quality.energy.engine_j < (quality.energy.overhead_j or 0)
 
 
-def test_training_sees_the_splits_it_is_told(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def outside(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> dict[str, object]:
+    """A recipe's beginning whose task has requests that no tool fits, beside train."""
     data = Path(shutil.copytree(task_dir, tmp_path / "task"))
     (data / "oos_train.jsonl").write_text("".join(f'{{"text": "tell me {i} things", "intent": "oos"}}\n' for i in range(40)))
     steps = [{"tiny": TINY}, {"fine_tune": {"epochs": 8, "learning_rate": 1e-2}}]
-    about = {"name": "x", "model": str(tiny_dir), "task": str(data), "steps": steps}
+    return {"name": "x", "model": str(tiny_dir), "task": str(data), "steps": steps}
+
+
+def test_training_sees_the_splits_it_is_told(outside: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no oos_test split to train on"):
-        compress(Recipe.model_validate({**about, "train_on": ["train", "oos_test"]}), tmp_path / "x", progress=quiet, say=quiet)
-    recipe = Recipe.model_validate({**about, "train_on": ["train", "oos_train"]})
+        compress(Recipe.model_validate({**outside, "train_on": ["train", "oos_test"]}), tmp_path / "x", progress=quiet, say=quiet)
+    recipe = Recipe.model_validate({**outside, "train_on": ["train", "oos_train"]})
     card = compress(recipe, tmp_path / "out", progress=quiet, say=quiet, gains=False)
     assert card.steps[-1].notes["examples"] == 180
     assert [quality.split for quality in card.quality] == ["val"]
@@ -218,6 +224,25 @@ def test_training_sees_the_splits_it_is_told(tiny_dir: Path, task_dir: Path, tmp
         [Example.model_validate({"id": "x", "messages": [{"role": "user", "content": "tell me 99 things"}], "expected": []})],
         card.interface,
     ) == [True]
+
+
+def test_requests_that_no_tool_fits_are_given_the_odds_they_will_have(outside: dict[str, Any], tmp_path: Path) -> None:
+    def made(out: str, **more: Any) -> tuple[Tiny, ModelCard]:
+        recipe = Recipe.model_validate({**outside, **more})
+        card = compress(recipe, tmp_path / out, progress=quiet, say=quiet, gains=False)
+        return load_tiny_candidate(tmp_path / out), card
+
+    before, _ = made("before", train_on=["train", "oos_train"])
+    again = {"model": str(tmp_path / "before"), "steps": [{"calibrate": {"outside": 0.7}}]}
+    with pytest.raises(RecipeError, match="seen no request that no tool fits"):
+        made("never", **again)
+    after, card = made("after", train_on=["train", "oos_train"], **again)
+    seen = card.steps[0].notes["outside_in_training"]
+    assert seen == pytest.approx(0.2, abs=0.05)
+    texts = [f" {text}\n" for text in TEXTS]
+    change = (after.score(texts) - before.score(texts)) / after.temperature
+    assert change[:, -1].numpy() == pytest.approx(np.log(0.7 / 0.3) - np.log(seen / (1 - seen)), abs=0.02)
+    assert torch.allclose(change[:, :-1], torch.zeros(()), atol=1e-3)
 
 
 def test_only_a_choice_can_be_taught(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def built_in_steps() -> dict[str, Any]:
         from greenagent.compress.classify.distill import DistillLabels
         from greenagent.compress.classify.encoder.hidden import DistillHidden
         from greenagent.compress.classify.encoder.step import EncoderStudent
+        from greenagent.compress.classify.prior import Calibrate
         from greenagent.compress.classify.tiny.step import TinyStudent
         from greenagent.compress.distill.step import Distill
         from greenagent.compress.fine_tune import FineTune
@@ -47,6 +48,7 @@ def built_in_steps() -> dict[str, Any]:
         "tiny": TinyStudent,
         "distill_hidden": DistillHidden,
         "distill_labels": DistillLabels,
+        "calibrate": Calibrate,
         "quantize": Quantize,
     }
 

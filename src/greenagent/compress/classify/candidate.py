@@ -49,6 +49,10 @@ class Classifier(Candidate):
     def drop(self, share: float) -> None:
         """Has training drop this share of the hidden states."""
 
+    @abstractmethod
+    def favour(self, choice: int, amount: float) -> None:
+        """Adds ``amount`` to the logit of a choice, for every text."""
+
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
         """A batch of `rows_of`: the inputs, and ``labels`` (batch,)."""
         return {**self.inputs([row["text"] for row in rows]), "labels": torch.tensor([row["label"] for row in rows])}

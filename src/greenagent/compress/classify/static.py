@@ -21,7 +21,10 @@ _SPREAD = 0.15
 def word_vectors(
     encoder: Path, words: Sequence[str], counts: Mapping[str, int], width: int, progress: Callable[[int, int], None]
 ) -> torch.Tensor:
-    """Vectors of ``words``, shape (words, width), from the Hugging Face encoder in the directory ``encoder``."""
+    """Vectors of ``words``, shape (words, width), from the Hugging Face encoder in the directory ``encoder``.
+
+    There are fewer columns where the encoder is narrower, or the words are fewer.
+    """
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)

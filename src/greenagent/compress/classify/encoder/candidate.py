@@ -68,6 +68,10 @@ class Encoder(Classifier):
             if isinstance(module, torch.nn.Dropout):
                 module.p = share
 
+    def favour(self, choice: int, amount: float) -> None:
+        with torch.no_grad():
+            self.model.classifier.bias[choice] += amount
+
     def save(self, directory: Path) -> None:
         """Writes what plain ``AutoModelForSequenceClassification`` loads: config with labels, safetensors, tokenizer."""
         self.model.save_pretrained(directory)

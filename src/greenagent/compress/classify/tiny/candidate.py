@@ -64,6 +64,10 @@ class Tiny(Classifier):
     def drop(self, share: float) -> None:
         self.model.dropout = share
 
+    def favour(self, choice: int, amount: float) -> None:
+        with torch.no_grad():
+            self.model.weight("head.bias")[choice] += amount
+
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
         """As of all classifiers, with some words read by their n-grams (drawn by torch, whose state a resumed run restores)."""
         words, share = self.tokenizer, self.model.word_dropout

@@ -14,6 +14,7 @@ from greenagent.compress.classify.static import word_vectors
 from greenagent.compress.classify.tiny.candidate import Tiny
 from greenagent.compress.classify.tiny.module import TinyModule
 from greenagent.compress.run import Run, StepOptions
+from greenagent.core.errors import RecipeError
 from greenagent.engines.models import encoder_directory
 from greenagent.engines.tiny.file import TinyShape
 from greenagent.engines.tiny.words import Words, split
@@ -62,6 +63,8 @@ class TinyStudent(StepOptions):
                 self.width,
                 lambda done, total: run.progress("reading words", done, total, ""),
             )
+            if vectors.shape[1] < self.width:
+                raise RecipeError(f"tiny: words give {vectors.shape[1]} directions: lower width, or words_from: null")
             module.weight("embedding").data[1 : 1 + len(vocabulary)] = vectors
         run.notes.update(words=len(vocabulary), words_seen=len(counts))
         return Tiny(module, words, base=candidate.base).changed()
