@@ -226,6 +226,22 @@ def test_training_sees_the_splits_it_is_told(outside: dict[str, object], tmp_pat
     ) == [True]
 
 
+def test_a_step_draws_by_its_own_seed(outside: dict[str, Any], tmp_path: Path) -> None:
+    train = {"epochs": 1, "learning_rate": 1e-2}
+    steps = [
+        {"tiny": TINY},
+        {"fine_tune": {**train, "save_as": "first"}},
+        {"tiny": {**TINY, "seed": 7}},
+        {"fine_tune": {**train, "seed": 7, "save_as": "other"}},
+        {"tiny": TINY},
+        {"fine_tune": train},
+    ]
+    compress(Recipe.model_validate({**outside, "steps": steps}), tmp_path / "out", progress=quiet, say=quiet, gains=False)
+    first, other, again = ((tmp_path / "out" / name / FILE).read_bytes() for name in ("first", "other", "."))
+    assert first == again
+    assert first != other
+
+
 def test_requests_that_no_tool_fits_are_given_the_odds_they_will_have(outside: dict[str, Any], tmp_path: Path) -> None:
     def made(out: str, **more: Any) -> tuple[Tiny, ModelCard]:
         recipe = Recipe.model_validate({**outside, **more})

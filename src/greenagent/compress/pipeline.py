@@ -206,6 +206,7 @@ def run_steps(
             if candidate is None and (spread.main or step.together):
                 load = partial(runner.restore, before, base) if number > 1 else partial(_base, run, steps)
             candidate = spread.each(load)  # also who has one: all meet
+            run.seed = recipe.seed if step.seed is None else step.seed
             run.say(f"step {number}/{len(steps)}: {name}")
             candidate, fact = runner.apply(name, step, candidate, run, facts[-1].serving_after if facts else None)
             if record:

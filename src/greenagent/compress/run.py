@@ -108,6 +108,7 @@ class StepOptions(BaseModel, ABC):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
         description="also keep the candidate after this step, as a model directory of this name in the output",
     )
+    seed: int | None = Field(default=None, ge=0, lt=2**32, description="of what this step draws; else the recipe's")
 
     def check(self, earlier: Sequence[StepOptions]) -> None:
         """Raises `RecipeError` when this step needs something that no ``earlier`` step of the recipe gives."""
