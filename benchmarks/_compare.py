@@ -149,7 +149,7 @@ def compare(benchmark: Benchmark) -> dict[str, Any]:
             "tools": len(task.tools),
         },
         "serve": {**asdict(benchmark.serve), "concurrency": CONCURRENCY, "durability": "process"},
-        "models": {role: _model_facts(card) for role, card in models.cards.items()},
+        "models": {role: model_facts(card) for role, card in models.cards.items()},
     }
     return {**head, **results, "notes": notes(head, rounds), "rounds": rounds}
 
@@ -209,8 +209,8 @@ def summarise(rounds: Sequence[dict[str, Any]], models: Models) -> dict[str, Any
     rows = []
     for role in (TEACHER, STUDENT):
         card = models.cards[role]
-        engine = _engine_name(rounds[0][role]["server"], card)
-        rows.append(_row(role, engine, card.parameters, card.served_bytes or 0, [r[role] for r in rounds]))
+        engine = engine_name(rounds[0][role]["server"], card)
+        rows.append(row_of(role, engine, card.parameters, card.served_bytes or 0, [r[role] for r in rounds]))
     result: dict[str, Any] = {"rows": rows, "ratios": _served_ratios(rounds, models), "baseline": []}
     count = len(rounds[0]["transformers"])
     if count:
@@ -220,11 +220,11 @@ def summarise(rounds: Sequence[dict[str, Any]], models: Models) -> dict[str, Any
             figures = [r["transformers"][i] for r in rounds]
             setting = Setting(*(figures[0][key] for key in ("threads", "batch", "dtype")))
             engine = f"transformers {setting}"
-            settings.append(_row(TEACHER, engine, parameters, parameters * _BYTES[setting.dtype], figures))
+            settings.append(row_of(TEACHER, engine, parameters, parameters * _BYTES[setting.dtype], figures))
         cheapest = min(settings, key=lambda row: row["j_per_correct_total"])
         rows.append(cheapest)
         result["baseline"] = settings
-        student = _values(rounds, STUDENT, "j_per_correct_total")
+        student = values(rounds, STUDENT, "j_per_correct_total")
         result["ratios"]["j_per_correct_transformers"] = ratio(cheapest["spread"]["j_per_correct_total"]["rounds"], student)
     return result
 
@@ -234,18 +234,18 @@ def _served_ratios(rounds: Sequence[dict[str, Any]], models: Models) -> dict[str
     cards = models.cards
     return {
         "parameters": spread([cards[TEACHER].parameters / cards[STUDENT].parameters]),
-        "accuracy": ratio(_values(rounds, STUDENT, "accuracy"), _values(rounds, TEACHER, "accuracy")),
+        "accuracy": ratio(values(rounds, STUDENT, "accuracy"), values(rounds, TEACHER, "accuracy")),
         "j_per_correct_engine": ratio(
-            _values(rounds, TEACHER, "j_per_correct_engine"), _values(rounds, STUDENT, "j_per_correct_engine")
+            values(rounds, TEACHER, "j_per_correct_engine"), values(rounds, STUDENT, "j_per_correct_engine")
         ),
         "j_per_correct_total": ratio(
-            _values(rounds, TEACHER, "j_per_correct_total"), _values(rounds, STUDENT, "j_per_correct_total")
+            values(rounds, TEACHER, "j_per_correct_total"), values(rounds, STUDENT, "j_per_correct_total")
         ),
-        "cpu_s": ratio(_values(rounds, TEACHER, "cpu_s"), _values(rounds, STUDENT, "cpu_s")),
+        "cpu_s": ratio(values(rounds, TEACHER, "cpu_s"), values(rounds, STUDENT, "cpu_s")),
     }
 
 
-def _values(rounds: Sequence[dict[str, Any]], role: str, key: str) -> list[float]:
+def values(rounds: Sequence[dict[str, Any]], role: str, key: str) -> list[float]:
     return [_known(r[role][key], role) for r in rounds]
 
 
@@ -256,7 +256,7 @@ def _known(value: float | None, role: str) -> float:
     return value
 
 
-def _row(name: str, engine: str, parameters: int, size: int, figures: Sequence[Figures]) -> dict[str, Any]:
+def row_of(name: str, engine: str, parameters: int, size: int, figures: Sequence[Figures]) -> dict[str, Any]:
     middle = statistics.median_low([f["accuracy"] for f in figures])
     typical = next(f for f in figures if f["accuracy"] == middle)
     keys = ("j_per_correct_engine", "j_per_correct_total", "tokens_per_s")
@@ -272,13 +272,13 @@ def _row(name: str, engine: str, parameters: int, size: int, figures: Sequence[F
     }
 
 
-def _engine_name(server: dict[str, Any], card: ModelCard) -> str:
+def engine_name(server: dict[str, Any], card: ModelCard) -> str:
     """``openvino Q8_0``: the engine and the form of the served file."""
     form = Path(card.served_file or "").stem.removeprefix("model-")
     return f"{server.get('engine', 'engine')} {form}".strip()
 
 
-def _model_facts(card: ModelCard) -> dict[str, Any]:
+def model_facts(card: ModelCard) -> dict[str, Any]:
     keys = {"name", "base", "parameters", "bytes_fp32", "served_file", "served_bytes", "recipe_sha256", "task_sha256"}
     return {**card.model_dump(include=keys), "training": card.energy.model_dump()}
 
@@ -306,7 +306,8 @@ def notes(head: dict[str, Any], rounds: Sequence[dict[str, Any]]) -> list[str]:
             f"transformers: the cheapest of {settings} settings on {used} of the examples, batches of like length, waiting "
             "threads asleep, no gateway."
         )
-    busiest = max(f["others_cores"] for r in rounds for f in (r[TEACHER], r[STUDENT], *r["transformers"]))
+    served = (figures for r in rounds for figures in r.values() if isinstance(figures, dict))
+    busiest = max(f["others_cores"] for f in (*served, *(f for r in rounds for f in r["transformers"])))
     found.append(f"Other processes used at most {busiest:.0%} of a core meanwhile.")
     if not head["idle_check"]["idle"]:
         found.append("The machine was NOT idle: these figures are not for comparison.")
