@@ -2,11 +2,11 @@
 
     python benchmarks/clinc150_tiny.py --data PATH/TO/clinc150 --models out/clinc150-tiny --seeds out/seed-1 out/seed-2
 
-``--models`` is what `recipes/clinc150-tiny.yaml` makes: the tiny student, and in folders of their own the teacher, the encoder and
-the students of other sizes. ``--seeds``: tiny students trained with other seeds, for accuracy only. In one run, on an idle machine:
-all are served and asked over HTTP in turn, round after round, and the teacher on plain ``transformers`` at each setting.
+``--models`` is what `recipes/clinc150-tiny.yaml` makes: the tiny student, and in folders of their own the teacher, the encoder
+and the students of other sizes. ``--seeds``: tiny students trained with other seeds, for accuracy only. In one run, on an idle
+machine: all are served and asked over HTTP in turn, round after round, and the teacher on plain ``transformers`` at each setting.
 
-The score is that of the data's published test set, 4,500 requests in scope and 1,000 out of scope, here from ``val`` and ``oos_val``.
+The score weighs requests in scope (``val``) and out of scope (``oos_val``) as the published test set has them, 4,500 to 1,000.
 """
 
 from __future__ import annotations
@@ -144,9 +144,8 @@ def _round(
 def _quality(
     directory: Path, task: Task, examples: Sequence[Example], outside: Sequence[Example], warm_up: Sequence[Example]
 ) -> dict[str, Any]:
-    inside, none = (
-        measure_served(directory, task.tools, e, warm_up, split, SERVE) for split, e in (("val", examples), ("oos_val", outside))
-    )
+    inside = measure_served(directory, task.tools, examples, warm_up, "val", SERVE)
+    none = measure_served(directory, task.tools, outside, warm_up, "oos_val", SERVE)
     return {"accuracy": inside["accuracy"], "recall": none["accuracy"], **score(inside, none)}
 
 
@@ -211,9 +210,10 @@ def _more_notes(results: dict[str, Any]) -> list[str]:
         f"{name} {s['score']:.1%} ({s['low']:.1%}-{s['high']:.1%}; recall {s['recall']:.0%})"
         for name, s in results["scores"].items()
     )
+    needed = format_bytes(results["needed_bytes"])
     return [
         f"Score = ({INSIDE:,} x accuracy on `val` + {OUTSIDE:,} x recall on `oos_val`) / {ALL:,}, 95% intervals: {said}.",
-        f"All files that the tiny student needs (model, words, card with the tools' names): {format_bytes(results['needed_bytes'])}.",
+        f"All files that the tiny student needs (model, words, card with the tools' names): {needed}.",
     ]
 
 
