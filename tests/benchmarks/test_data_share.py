@@ -12,6 +12,7 @@ import yaml
 from data_share import ALL, UNLIKE, Choice, choices, main, plan_for, summarise
 
 from greenagent.compress.recipe import Recipe, load_recipe
+from greenagent.compress.train import TrainOptions
 from greenagent.core.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -32,9 +33,9 @@ def test_every_ready_recipe_has_a_place_for_selection_behind_its_teacher() -> No
         plan = plan_for(loaded)
         assert plan.teacher == "teacher"
         for choice in choices(plan, [0.1, 1.0], data_share.WAYS):
-            names = [name for name, _ in plan.variant(choice, seed=5).typed_steps()]
-            assert names[plan.place + (choice.by != ALL)] in ("fine_tune", "distill")
-            assert len(names) == len(loaded.steps) + (choice.by != ALL)
+            steps = [step for _, step in plan.variant(choice, seed=5).typed_steps()]
+            assert isinstance(steps[plan.place + (choice.by != ALL)], TrainOptions)
+            assert len(steps) == len(loaded.steps) + (choice.by != ALL)
 
 
 def test_a_recipe_that_selects_keeps_its_place_and_its_other_options() -> None:
