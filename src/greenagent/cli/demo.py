@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_CARD_EXAMPLES = 100
+_CARD_EXAMPLES = 40
 
 
 def register(app: typer.Typer) -> None:

@@ -75,7 +75,9 @@ def write_model(
     card.quality += [select] if select else []
     if teacher:
         card.teacher, card.teacher_quality, card.payback = teacher.name, teacher.quality, payback(card, teacher)
-    card.agreement = _agreement(one.candidate, directory, task, run)
+    card.agreement = _agreement(
+        one.candidate, directory, task, run, min(_AGREEMENT_PROMPTS, evaluate_limit or _AGREEMENT_PROMPTS)
+    )
     card.files = _file_facts(one.candidate, directory, form)
     write_text(directory / "card.json", card.model_dump_json(indent=2))
     write_text(directory / "README.md", render_readme(card))
@@ -138,9 +140,9 @@ def served_quality(
     return asyncio.run(go())
 
 
-def _agreement(candidate: Candidate, directory: Path, task: Task, run: Run) -> dict[str, object]:
+def _agreement(candidate: Candidate, directory: Path, task: Task, run: Run, most: int) -> dict[str, object]:
     split = next((s for s in _REPORT_SPLITS if s in task.splits), None)
-    examples = sample(task.splits[split] if split else run.select, _AGREEMENT_PROMPTS)
+    examples = sample(task.splits[split] if split else run.select, most)
     run.say("comparing the engine's tokens with transformers'")
     prompts = [run.interface.render_prompt(e.messages) for e in examples]
     return candidate.agreement(directory, prompts, run.interface)
