@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from greenagent.core.calls import Tool, ToolCall, parse_calls, render_calls
 from greenagent.core.errors import RequestError
+from greenagent.core.interface import Interface
 from greenagent.serve.grammar import calls_grammar, json_call_grammar, json_schema_grammar, label_grammar
 from greenagent.serve.toolset import inline_refs
 
@@ -197,8 +198,12 @@ def test_none_only_where_allowed() -> None:
 
 
 def test_labels() -> None:
-    grammar = label_grammar([Tool(name="card_lost"), PING], allow_none=True)
-    assert grammar.choices == ["card lost", "ping", "none"]
+    tools = [Tool(name="card_lost"), PING]
+    interface = Interface(kind="label", tools=tools)
+    assert label_grammar(interface, tools, allow_none=True).choices == ["card lost", "ping", "none"]
+    assert label_grammar(interface, [PING], allow_none=False).choices == ["ping"]
+    coded = interface.model_copy(update={"codes": ["a", "b", "c"]})
+    assert label_grammar(coded, [PING], allow_none=True).choices == ["b", "c"]
 
 
 def test_json_calls_are_one_schema_of_all_tools() -> None:

@@ -44,12 +44,11 @@ def fit_select(examples: Sequence[Example], seed: int, share: float = 0.1) -> tu
 
 
 def texts(examples: Sequence[Example], interface: Interface) -> Iterator[str]:
-    """Every prompt followed by its answer, as trained on; then every label."""
+    """Every prompt followed by its answer, as trained on; then all that a label model may answer."""
     for example in examples:
         yield interface.render_prompt(example.messages)
         yield interface.render_answer(example.expected)
-    yield from interface.labels
-    yield render_calls([], interface.tools)
+    yield from interface.answers if interface.kind == "label" else [render_calls([], interface.tools)]
 
 
 def encode(examples: Iterable[Example], interface: Interface, tokenizer: Any, max_tokens: int) -> Rows:
@@ -63,7 +62,9 @@ def encode(examples: Iterable[Example], interface: Interface, tokenizer: Any, ma
     end = tokenizer.eos_token_id
     for example in examples:
         prompt = tokenizer(interface.render_prompt(example.messages)).input_ids
-        answer = [*tokenizer(interface.render_answer(example.expected), add_special_tokens=False).input_ids, end]
+        answer = tokenizer(interface.render_answer(example.expected), add_special_tokens=False).input_ids
+        if interface.codes is None:  # else the one token ends the answer
+            answer = [*answer, end]
         if len(prompt) + len(answer) > max_tokens:
             raise TaskError(f"example {example.id}: {len(prompt) + len(answer)} tokens; raise max_tokens (now {max_tokens})")
         rows.append(prompt, answer)

@@ -218,7 +218,7 @@ def run_steps(
         run.end_step()
         interface = run.interface if isinstance(step, TrainOptions) else interface
         if step.save_as:
-            run.saved[step.save_as] = run.step_dir / "candidate"
+            run.saved[step.save_as], run.spoken[step.save_as] = run.step_dir / "candidate", run.interface
             if spread.main:
                 kept.append(_finished(candidate or runner.restore(run.step_dir, base), facts, interface, run, step.save_as))
             candidate = None  # the kept one stays as it is: steps train in place, so the next works on a copy from disk

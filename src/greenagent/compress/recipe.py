@@ -29,6 +29,7 @@ def built_in_steps() -> dict[str, Any]:
         from greenagent.compress.classify.encoder.step import EncoderStudent
         from greenagent.compress.classify.prior import Calibrate
         from greenagent.compress.classify.tiny.step import TinyStudent
+        from greenagent.compress.codes import OneToken
         from greenagent.compress.distill.step import Distill
         from greenagent.compress.fine_tune import FineTune
         from greenagent.compress.prune.step import Prune
@@ -43,6 +44,7 @@ def built_in_steps() -> dict[str, Any]:
         "synthesize": Synthesize,
         "select": Select,
         "prune": Prune,
+        "one_token": OneToken,
         "distill": Distill,
         "encoder": EncoderStudent,
         "tiny": TinyStudent,

@@ -19,14 +19,16 @@ from greenagent.compress.select.kept import Kept, picked
 from greenagent.compress.spread import Spread
 from greenagent.core.errors import RecipeError
 from greenagent.core.interface import Interface
+from greenagent.engines.models import load_card
 from greenagent.tasks import Example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["SYNTHETIC_FILE", "Progress", "Run", "StepOptions", "require_teacher"]
+__all__ = ["CODES_FILE", "SYNTHETIC_FILE", "Progress", "Run", "StepOptions", "require_teacher"]
 
 SYNTHETIC_FILE = "synthetic.jsonl"
+CODES_FILE = "codes.json"
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -37,8 +39,8 @@ class Run:
 
     ``fit`` (without what a `select` step has dropped) and ``select`` are the two parts of ``train``; nothing else is ever looked
     at before the card is written, except that synthetic requests must not be among ``held_out``, the other splits' requests.
-    ``saved`` has the candidates kept by ``save_as``; ``base`` is the recipe's model. ``step_dir`` is the running step's own
-    folder; ``notes`` go onto the card. ``spread`` is who this process is among several;
+    ``saved`` has the candidates kept by ``save_as``, ``spoken`` how these are talked to; ``base`` is the recipe's model.
+    ``step_dir`` is the running step's own folder; ``notes`` go onto the card. ``spread`` is who this process is among several;
     ``shared`` a folder that steps and runs share, for what is the same in them (see `remembers`).
     """
 
@@ -54,6 +56,7 @@ class Run:
     base: str = "embedded"
     held_out: Sequence[Example] = ()
     saved: dict[str, Path] = field(default_factory=dict)
+    spoken: dict[str, Interface] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     spread: Spread = field(default_factory=Spread)
     shared: Path | None = None
@@ -69,9 +72,13 @@ class Run:
         return written
 
     def end_step(self) -> None:
-        """Called when the step in ``step_dir`` is done, now or before a restart: what it dropped of ``fit`` stays dropped."""
+        """Called when the step in ``step_dir`` is done, now or before a restart: what it dropped of ``fit`` stays dropped, and
+        the answers that it changed stay changed."""
         if kept := Kept.read(self.step_dir):
             self.fit = picked(self.fit, kept.fit)
+        codes = self.step_dir / CODES_FILE
+        if codes.is_file():
+            self.interface = self.interface.model_copy(update={"codes": json.loads(codes.read_text(encoding="utf-8"))})
 
     def swapped(self, examples: Sequence[Example], share: float, seed: int) -> list[Example]:
         """`swap_values` with words of the recipe's model: also those that a candidate's smaller vocabulary cuts into pieces."""
@@ -87,6 +94,13 @@ class Run:
     def teacher(self, name: str) -> Path:
         """The weights of the teacher called ``name`` (see `require_teacher`)."""
         return self.saved.get(name) or Path(name)
+
+    def speaks(self, name: str) -> Interface:
+        """How the teacher called ``name`` is talked to: by its card, where it is a model directory."""
+        if name in self.spoken:
+            return self.spoken[name]
+        card = load_card(name) if Path(name).is_dir() else None
+        return card.interface if card and card.interface.kind == self.interface.kind else self.interface
 
     def remembers(self, *known_by: Any) -> Path:
         """The folder for what follows from ``known_by`` and nothing else: all steps and runs with the same ``shared`` find it."""

@@ -3,7 +3,8 @@
 ``chat``: the tokenizer's chat template renders messages and tools; for general models.
 ``calls``: `` user text\\n`` in, compact tool calls out (`greenagent.core.calls`); for models specialised on one set of tools.
 The blank in front gives the first word the tokens it has inside a sentence and in an answer.
-``label``: ``user text\\n`` in, one label out, read as a call of the tool of that name without arguments.
+``label``: ``user text\\n`` in, one label out, read as a call of the tool of that name without arguments. With ``codes`` the model
+writes one token in place of the label, and that token ends its answer.
 
 A specialised model has no tools in its prompt (they are in its weights), which is why it is short and cheap, and why it
 answers only requests whose tools have the same hash.
@@ -43,6 +44,7 @@ class Interface(BaseModel):
     kind: Literal["chat", "calls", "label"] = "chat"
     tools: list[Tool] = Field(default_factory=list)
     max_answer_tokens: int = 64
+    codes: list[str] | None = Field(default=None, description="for each of `choices` the one token that a label model writes")
 
     @property
     def tools_hash(self) -> str | None:
@@ -58,6 +60,12 @@ class Interface(BaseModel):
     def choices(self) -> list[str]:
         """All answers of a ``label`` model: `labels`, and last the one that says that no tool fits."""
         return [*self.labels, NO_CALL]
+
+    @property
+    def answers(self) -> dict[str, list[ToolCall]]:
+        """What a ``label`` model may write, in the order of `choices`, and the calls that it stands for."""
+        calls = [*([ToolCall(name=t.name)] for t in self.tools), []]
+        return dict(zip(self.codes or self.choices, calls, strict=True))
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
         """The prompt of a specialised model: each turn on a line of its own, tool results marked ``= ``.
@@ -78,17 +86,18 @@ class Interface(BaseModel):
     def render_answer(self, calls: Sequence[ToolCall]) -> str:
         """The text a specialised model is trained to answer with."""
         if self.kind == "label":
-            return label_text(calls[0].name) if calls else NO_CALL
+            label = label_text(calls[0].name) if calls else NO_CALL
+            return label if self.codes is None else self.codes[self.choices.index(label)]
         return render_calls(calls, self.tools)
 
     def parse_answer(self, text: str) -> list[ToolCall] | None:
         """The calls in a specialised model's answer; ``None`` when it is not valid."""
         if self.kind == "label":
-            names = {label_text(t.name): t.name for t in self.tools}
-            text = text.strip()
-            if text == NO_CALL:
-                return []
-            return [ToolCall(name=names[text])] if text in names else None
+            texts, text = self.codes or self.choices, text.strip()
+            if text not in texts:
+                return None
+            number = texts.index(text)
+            return [ToolCall(name=self.tools[number].name)] if number < len(self.tools) else []
         return parse_calls(text, self.tools)
 
     def openai_tools(self) -> list[dict[str, Any]]:

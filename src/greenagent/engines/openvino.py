@@ -13,6 +13,7 @@ steps: for that reason the embedded model's tokens differ from those of ``transf
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -73,7 +74,7 @@ class OpenVinoEngine:
         self._defaults = self._pipeline.get_config()
         self._codec, self._end_ids, self._context = _text_facts(ref, self._tokenizer, self._defaults)
         self._template = _template(ref, self._tokenizer)
-        self._grammars = GrammarCheck(self._tokenizer, min(self._end_ids, default=0))
+        self._grammars = GrammarCheck(self._tokenizer, _end_token(self._tokenizer, self._end_ids))
         self._admission = Admission(blocks, _BLOCK_TOKENS, settings.max_batch, options.max_batched_tokens)
         self._answers: dict[str, tuple[Answer, list[int], Any]] = {}
         self._handles: dict[str, Any] = {}
@@ -275,6 +276,12 @@ def _text_facts(ref: ModelRef, tokenizer: Any, defaults: Any) -> tuple[TextCodec
         codec, context = codec or facts.codec, facts.context_length
         ends |= facts.end_ids
     return codec or _OpenVinoCodec(tokenizer), frozenset(i for i in ends if i >= 0), context if isinstance(context, int) else None
+
+
+def _end_token(tokenizer: Any, ends: Collection[int]) -> int:
+    """The end token proper: what a grammar keeps back until an answer is whole."""
+    own = int(tokenizer.get_eos_token_id())
+    return own if own >= 0 else min(ends, default=0)
 
 
 def _template(ref: ModelRef, tokenizer: Any) -> str:

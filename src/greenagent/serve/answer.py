@@ -108,6 +108,7 @@ class CompactReader:
     :param forced: whether the first request is under a grammar already.
     :param max_tokens: the most tokens that all generations together may have.
     :param longest: no valid line has more characters.
+    :param none: what says that no tool fits.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class CompactReader:
         forced: bool,
         max_tokens: int,
         longest: int | None = None,
+        none: str = NO_CALL,
     ) -> None:
         self.broken = False
+        self._none = none
         self._parse = parse
         self._allowed = allowed
         self._allow_none = allow_none
@@ -145,7 +148,7 @@ class CompactReader:
     def finish(self, reason: FinishReason, generated: int) -> Ending:
         cut = reason == "length" and not self.broken
         self._left -= generated
-        if not self.broken and not self._lines and not cut and self._rest.strip() == NO_CALL and self._allow_none:
+        if not self.broken and not self._lines and not cut and self._rest.strip() == self._none and self._allow_none:
             return Ending([NO_TOOL_FITS])
         deltas = self._take(self._rest) if self._rest and not self.broken and not cut else []
         if cut:  # what came is not wrong, only unfinished: asking again would cost the same once more

@@ -16,7 +16,7 @@ from typing import Protocol
 from greenagent.core.calls import Tool, ToolCall
 from greenagent.core.engine import EngineRequest, Grammar
 from greenagent.core.errors import RequestError
-from greenagent.core.interface import Interface, label_text
+from greenagent.core.interface import Interface
 from greenagent.serve.answer import AnswerReader, CompactReader, JsonCallReader, MixedReader, TextReader
 from greenagent.serve.grammar import calls_grammar, json_call_grammar, json_schema_grammar, label_grammar
 from greenagent.serve.problems import ApiError
@@ -76,9 +76,7 @@ class SpecialisedDialect:
         self._interface = interface
         self._toolset = Toolset(interface.tools)
         self._toolsets = Toolsets()
-        self._labels = (
-            {label_text(t.name): [ToolCall(name=t.name)] for t in interface.tools} if interface.kind == "label" else None
-        )
+        self._labels = interface.answers if interface.kind == "label" else None
         self._longest_label = max(map(len, self._labels), default=0) if self._labels is not None else None
         self._grammar = lru_cache(maxsize=256)(self._make_grammar)
 
@@ -140,6 +138,7 @@ class SpecialisedDialect:
             forced=forced,
             max_tokens=base.max_tokens,
             longest=self._longest_label,
+            none=self._interface.render_answer([]),
         )
         return Plan(first, reader)
 
@@ -150,7 +149,7 @@ class SpecialisedDialect:
     def _make_grammar(self, named: str | None, allow_none: bool, parallel: bool, after_call: bool) -> Grammar:
         tools: Sequence[Tool] = self._toolset.tools if named is None else self._toolset.only(named)
         if self._interface.kind == "label":
-            return label_grammar(tools, allow_none=allow_none)
+            return label_grammar(self._interface, tools, allow_none=allow_none)
         return calls_grammar(tools, allow_none=allow_none, parallel=parallel, after_call=after_call)
 
 

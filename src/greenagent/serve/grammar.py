@@ -16,10 +16,10 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from greenagent.core.calls import NO_CALL, Tool, type_allows
+from greenagent.core.calls import NO_CALL, Tool, ToolCall, type_allows
 from greenagent.core.engine import Grammar
 from greenagent.core.errors import RequestError
-from greenagent.core.interface import label_text
+from greenagent.core.interface import Interface
 
 __all__ = ["calls_grammar", "json_call_grammar", "json_schema_grammar", "label_grammar"]
 
@@ -53,10 +53,10 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def label_grammar(tools: Sequence[Tool], *, allow_none: bool) -> Grammar:
-    """One of the labels, or ``none`` where allowed."""
-    words = [label_text(t.name) for t in tools] + ([NO_CALL] if allow_none else [])
-    return Grammar.one_of(words)
+def label_grammar(interface: Interface, tools: Sequence[Tool], *, allow_none: bool) -> Grammar:
+    """What a ``label`` model writes for one of ``tools``, or for none of them where allowed."""
+    calls = [*([ToolCall(name=t.name)] for t in tools), *([[]] if allow_none else [])]
+    return Grammar.one_of([interface.render_answer(call) for call in calls])
 
 
 def calls_grammar(tools: Sequence[Tool], *, allow_none: bool, parallel: bool, after_call: bool = False) -> Grammar:

@@ -72,9 +72,8 @@ class DistillLabels(TrainOptions):
         teachers = [run.teacher(name) for name in self.teachers]
         texts = [row["text"] for row in rows]
         said = remembered(
-            [partial(load_candidate, str(teacher)) for teacher in teachers],
+            [(partial(load_candidate, str(path)), run.speaks(name)) for name, path in zip(self.teachers, teachers, strict=True)],
             texts,
-            run.interface,
             run.remembers([teacher.resolve() for teacher in teachers], texts, run.interface.choices),
             lambda done, total: run.progress("the teacher weighs the choices", done, total, ""),
             run.spread,

@@ -28,25 +28,26 @@ _BATCH, _CHUNK = 64, 2048
 
 
 def remembered(
-    teachers: Iterable[Callable[[], Candidate]],
+    teachers: Iterable[tuple[Callable[[], Candidate], Interface]],
     texts: Sequence[str],
-    interface: Interface,
     folder: Path,
     progress: Callable[[int, int], None],
     spread: Spread | None = None,
 ) -> torch.Tensor:
     """`choice_log_probs`, the mean of the teachers' probabilities; each chunk is kept in ``folder``, so that a crash costs one.
 
-    Teachers are loaded only when something is missing. Several processes take a share of the chunks each, and read all.
+    ``teachers``: how to load each, which is done only when something is missing, and how it is talked to. Several processes take
+    a share of the chunks each, and read all.
     """
     spread = spread or Spread()
     parts = {start: folder / f"choices-{start:07d}.pt" for start in range(0, len(texts), _CHUNK)}
     missing = spread.first(lambda: [start for start, part in parts.items() if not part.is_file()])
 
     def ask() -> None:
-        loaded = [load() for load in teachers] if missing else []
+        loaded = [(load(), interface) for load, interface in teachers] if missing else []
         for start in spread.share(missing):
-            said = torch.stack([choice_log_probs(teacher, texts[start : start + _CHUNK], interface) for teacher in loaded])
+            chunk = texts[start : start + _CHUNK]
+            said = torch.stack([choice_log_probs(teacher, chunk, interface) for teacher, interface in loaded])
             _keep((said.logsumexp(0) - math.log(len(loaded))).half(), parts[start])
             progress(min(start + _CHUNK, len(texts)), len(texts))
 
@@ -93,7 +94,8 @@ class _Branch:
 def _asked(teacher: Candidate, texts: Sequence[str], interface: Interface) -> torch.Tensor:
     tokenizer = teacher.tokenizer
     end = tokenizer.eos_token_id
-    root = _tree([[*tokenizer(choice, add_special_tokens=False).input_ids, end] for choice in interface.choices])
+    ends = [] if interface.codes else [end]
+    root = _tree([[*tokenizer(answer, add_special_tokens=False).input_ids, *ends] for answer in interface.answers])
     found = torch.full((len(texts), len(interface.choices)), -torch.inf)
     branches = [_Branch(row, list(tokenizer(text).input_ids), 0.0, root) for row, text in enumerate(texts)]
     while branches := _undecided(branches, found):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from greenagent.compress.distill.choosers import Choosers
 from greenagent.compress.distill.teacher import Teachers
 from greenagent.compress.examples import collate
 from greenagent.compress.rows import Rows
@@ -49,7 +50,7 @@ class Signals:
 
     def compute(
         self,
-        teachers: Teachers,
+        teachers: Teachers | Choosers,
         *,
         pad_id: int,
         tau: float,

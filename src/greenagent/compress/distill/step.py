@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from greenagent.compress.candidate import Candidate
+from greenagent.compress.distill.choosers import Choosers
 from greenagent.compress.distill.losses import Divergence, Weighing, combined, divergence
 from greenagent.compress.distill.on_policy import own_answers, prompts_of
 from greenagent.compress.distill.signals import Signals
@@ -68,6 +69,8 @@ class Distill(TrainOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Checks the vocabularies, computes (or reloads) the teachers' signals, trains."""
+        if self.on_policy and _spelt_otherwise(self, run):
+            raise RecipeError("on_policy: a teacher whose answers are spelt otherwise cannot weigh the student's own answers")
         if run.spread.sharded and self.on_policy:
             raise RecipeError("on_policy: students whose weights are sharded (--use_fsdp) do not write answers: run without it")
         rows = encode(self.examples(run), run.interface, candidate.tokenizer, self.max_tokens)
@@ -85,6 +88,11 @@ class Distill(TrainOptions):
         )
         run.notes.update(notes)
         return candidate.changed()
+
+
+def _spelt_otherwise(options: Distill, run: Run) -> bool:
+    """Whether the student has a token for each choice (``one_token``) that some teacher does not have."""
+    return any(run.speaks(name).codes != run.interface.codes for name in options.teachers)
 
 
 class _Lesson(Sequence[dict[str, Any]]):
@@ -155,14 +163,21 @@ class _Lesson(Sequence[dict[str, Any]]):
         complete = run.spread.first(lambda: signals.complete)
         if complete and not options.on_policy:
             return signals
-        sample = [run.interface.render_prompt(e.messages) for e in list(run.fit)[:_SAMPLE]]
-        teachers = Teachers.load([run.teacher(name) for name in options.teachers], self._tokenizer, sample)
-        self._teachers = teachers if options.on_policy else None
+        teachers = self._load_teachers(run)
+        self._teachers = teachers if isinstance(teachers, Teachers) and options.on_policy else None
         if not complete:
             run.spread.each(lambda: self._compute(signals, teachers, run))
         return signals
 
-    def _compute(self, signals: Signals, teachers: Teachers, run: Run) -> None:
+    def _load_teachers(self, run: Run) -> Teachers | Choosers:
+        names = self._options.teachers
+        if run.interface.codes and _spelt_otherwise(self._options, run):
+            spoken = [(run.teacher(name), run.speaks(name)) for name in names]
+            return Choosers.load(spoken, self._tokenizer, run.interface.codes)
+        sample = [run.interface.render_prompt(e.messages) for e in list(run.fit)[:_SAMPLE]]
+        return Teachers.load([run.teacher(name) for name in names], self._tokenizer, sample)
+
+    def _compute(self, signals: Signals, teachers: Teachers | Choosers, run: Run) -> None:
         signals.compute(
             teachers,
             pad_id=self._pad_id,

@@ -89,7 +89,7 @@ class Bench:
     def carry_out(self, recipe: Recipe) -> list[Finished]:
         """Does the steps of ``recipe`` that were not done before: the kept candidates, the final one last."""
         steps = recipe.typed_steps()
-        run = replace(self.run, work=self._folder(steps), saved={}, notes={}, say=lambda _: None)
+        run = replace(self.run, work=self._folder(steps), saved={}, spoken={}, notes={}, say=lambda _: None)
         return run_steps(recipe, steps, run, self.runner, self.record)
 
     def recall(self, recipe: Recipe) -> Measured | None:
