@@ -100,8 +100,8 @@ def _facts(task: Task, count: int) -> dict[str, Any]:
             "examples": len(rows),
             "no_tool": sum(not e.expected for e in rows),
             "mean_request_words": _mean([len(_request(e).split()) for e in rows]),
-            "mean_answer_characters": _mean([len(interface.render_answer(e.expected)) for e in rows]),
-            "shown": [{"request": _request(e), "answer": interface.render_answer(e.expected)} for e in shown],
+            "mean_answer_characters": _mean([len(e.answer(interface)) for e in rows]),
+            "shown": [{"request": _request(e), "answer": e.answer(interface)} for e in shown],
         }
     return {
         "name": task.name,

@@ -46,8 +46,8 @@ def fit_select(examples: Sequence[Example], seed: int, share: float = 0.1) -> tu
 def texts(examples: Sequence[Example], interface: Interface) -> Iterator[str]:
     """Every prompt followed by its answer, as trained on; then every label."""
     for example in examples:
-        yield interface.render_prompt(example.messages)
-        yield interface.render_answer(example.expected)
+        yield example.prompt(interface)
+        yield example.answer(interface)
     yield from interface.labels
     yield render_calls([], interface.tools)
 
@@ -62,8 +62,8 @@ def encode(examples: Iterable[Example], interface: Interface, tokenizer: Any, ma
     rows = Rows()
     end = tokenizer.eos_token_id
     for example in examples:
-        prompt = tokenizer(interface.render_prompt(example.messages)).input_ids
-        answer = [*tokenizer(interface.render_answer(example.expected), add_special_tokens=False).input_ids, end]
+        prompt = tokenizer(example.prompt(interface)).input_ids
+        answer = [*tokenizer(example.answer(interface), add_special_tokens=False).input_ids, end]
         if len(prompt) + len(answer) > max_tokens:
             raise TaskError(f"example {example.id}: {len(prompt) + len(answer)} tokens; raise max_tokens (now {max_tokens})")
         rows.append(prompt, answer)

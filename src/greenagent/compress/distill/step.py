@@ -155,7 +155,7 @@ class _Lesson(Sequence[dict[str, Any]]):
         complete = run.spread.first(lambda: signals.complete)
         if complete and not options.on_policy:
             return signals
-        sample = [run.interface.render_prompt(e.messages) for e in list(run.fit)[:_SAMPLE]]
+        sample = [e.prompt(run.interface) for e in list(run.fit)[:_SAMPLE]]
         teachers = Teachers.load([run.teacher(name) for name in options.teachers], self._tokenizer, sample)
         self._teachers = teachers if options.on_policy else None
         if not complete:
