@@ -3,9 +3,10 @@
     pip download --no-deps bfcl-eval && unzip bfcl_eval-*.whl -d bfcl
     python benchmarks/bfcl.py --data bfcl
 
-Every request declares functions of its own, so they stand in the prompt, and the functions that ``val`` and ``test`` ask for stand
-in none of ``train``. An answer counts when each call is one that the leaderboard accepts. The models are made when ``--models`` is
-absent (`recipes/bfcl.yaml`). Measured as in `clinc150`; the ``transformers`` baseline runs only with ``--baseline-examples``.
+Every request declares functions of its own, so they stand in the prompt, and the functions that ``val`` and ``test`` ask for
+stand in none of ``train``. An answer counts when each call is one that the leaderboard accepts. The models are made when
+``--models`` is absent (`recipes/bfcl.yaml`). Measured as in `clinc150`; the ``transformers`` baseline runs only with
+``--baseline-examples``.
 """
 
 from __future__ import annotations
