@@ -34,7 +34,7 @@ def accepted_calls(accepted: Sequence[AcceptedCall], answered: Sequence[ToolCall
     """Whether each accepted call is answered by one of its own, in any order, and nothing else is called.
 
     Values are compared as the Berkeley Function-Calling Leaderboard does (its ``ast_checker``): strings in lower case without
-    blanks and ``,./-_*^``, with ``'`` as ``"``.
+    blanks and ``,./-_*^``, with ``'`` as ``"``. Only, ``1`` is ``1.0`` everywhere, not for arguments alone.
     """
     left = list(answered)
     for call in accepted:
