@@ -292,7 +292,7 @@ def notes(head: dict[str, Any], rounds: Sequence[dict[str, Any]]) -> list[str]:
     spoken = f"Medians of {count} rounds" if count > 1 else "One round"
     found = [
         f"{spoken} in one run on {machine['threads']} threads of {machine['cpu']} ({machine['memory_gb']:.1f} GB), asked over "
-        f"HTTP with all tools in every request, {CONCURRENCY} at a time.",
+        f"HTTP with the tools in every request, {CONCURRENCY} at a time.",
         f"Joules are {provenance['kind']}{about} ({provenance['source']}); engine: its process, total: with the gateway.",
     ]
     if "floor_w" in power:

@@ -126,7 +126,7 @@ def _quality(candidate: Candidate, task: Task, given: argparse.Namespace) -> dic
 
 
 def _exposure(candidate: Candidate, run: Run, given: argparse.Namespace) -> dict[str, float]:
-    prompts = [run.interface.render_prompt(example.messages) for example in run.select[:50]]
+    prompts = [example.prompt(run.interface) for example in run.select[:50]]
     teachers = Teachers.load([given.teacher], candidate.tokenizer, prompts)
     torch.manual_seed(0)
     found = measure_exposure(candidate, teachers, run.select[:500], run.interface)

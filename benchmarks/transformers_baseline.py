@@ -33,7 +33,7 @@ from greenagent.measure.meter import Meter
 from greenagent.measure.sensors import discover
 from greenagent.tasks import Example, load_task
 from greenagent.tasks.evaluate import sample
-from greenagent.tasks.score import exact_call, wilson_interval
+from greenagent.tasks.score import is_right, wilson_interval
 
 DTYPES = ("fp32", "bf16")
 _WARM_UP_BATCHES = 2
@@ -97,8 +97,8 @@ def answer_all(generate: Generate, prompts: Sequence[str], size: int, title: str
 
 def score(interface: Interface, examples: Sequence[Example], texts: Sequence[str]) -> int:
     """How many answers are exactly right; one that is not valid is wrong."""
-    read = [interface.parse_answer(text) for text in texts]
-    return sum(calls is not None and exact_call(e.expected, calls) for e, calls in zip(examples, read, strict=True))
+    read = [e.bound(interface).parse_answer(text) for e, text in zip(examples, texts, strict=True)]
+    return sum(calls is not None and is_right("exact_call", e, calls) for e, calls in zip(examples, read, strict=True))
 
 
 def load_generate(model_dir: Path, setting: Setting, max_tokens: int) -> Generate:
@@ -142,7 +142,7 @@ def measure(model_dir: Path, task: str, split: str, limit: int | None, setting: 
         raise ModelError(f"{model_dir} needs a card.json of a specialised model: its interface makes the prompts")
     interface = card.interface
     examples = sample(split_of(load_task(task), split), limit)
-    prompts = [interface.render_prompt(e.messages) for e in examples]
+    prompts = [e.prompt(interface) for e in examples]
     generate = load_generate(model_dir, setting, interface.max_answer_tokens)
     answer_all(generate, prompts[: _WARM_UP_BATCHES * setting.batch], setting.batch, "warm-up")
     with Meter(discover()) as meter:

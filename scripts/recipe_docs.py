@@ -30,6 +30,12 @@ the [command line](command-line.md) says how. A key that no step knows is an err
 Of the task's `train` split a part is never trained on (`select_share`): settings are chosen on it. `val` and `test` are looked at
 when the model is finished.
 
+A model learns its task's tools, so that none has to be told with a request. Where every request has tools of its own, put a
+`task.json` that says `{"interface": "declared"}` beside the splits: then each line's `tools` stand in its prompt as signatures,
+the model learns to call whatever it is told, and `greenagent serve` takes any tools. A line may say which values are right in
+a call, and which arguments may be left out: `"accepted": [{"name": "pay", "arguments": {"to": ["Anna", "Anna B."], "when":
+["today"]}, "optional": ["when"]}]`.
+
 """
 SEARCH = """\
 ## Figures left open

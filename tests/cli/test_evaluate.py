@@ -185,3 +185,19 @@ def test_a_local_model_runs_in_a_metered_worker(app: typer.Typer, lines: Path, t
     assert document["energy_per_correct_j"] == document["energy_j"]
     assert document["provenance"]["kind"] in ("measured", "estimated")
     assert document["splits"]["val"]["slices"]["answer=invalid"] == [0.0, 1]
+
+
+def test_a_model_of_its_own_tools_is_not_asked_about_others(app: typer.Typer, tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text('{"interface": "declared"}')
+    answer = {"role": "assistant", "tool_calls": [{"function": {"name": "stop", "arguments": "{}"}}]}
+    row = {"messages": [{"role": "user", "content": "stop it"}, answer], "tools": [{"function": {"name": "stop"}}]}
+    (tmp_path / "val.jsonl").write_text(json.dumps(row))
+    tools = [Tool(name="stop").openai()]
+    with serve_double(lambda body: completion([("stop", {})]), [{"id": "m"}]) as server:
+        general = CliRunner().invoke(app, ["evaluate", server.url, str(tmp_path), "--json"])
+        assert json.loads(general.stdout)["accuracy"] == 1.0
+        assert [t["function"]["name"] for t in server.bodies[0]["tools"]] == ["stop"]
+    with serve_double(money, [{"id": "m", "greenagent": {"interface": "calls", "tools": tools}}]) as server:
+        failed = CliRunner().invoke(app, ["evaluate", server.url, str(tmp_path)])
+    assert isinstance(failed.exception, ModelError)
+    assert "has tools of its own" in str(failed.exception)

@@ -85,3 +85,14 @@ def test_show_of_intents_and_of_nothing(app: typer.Typer, tmp_path: Path) -> Non
     assert "v: 1 intents" in result.stdout
     assert "[v] hello [you]  ->  greet" in result.stdout
     assert isinstance(CliRunner().invoke(app, ["task", "show", "nothing"]).exception, TaskError)
+
+
+def test_show_of_tools_of_each_requests_own(app: typer.Typer, tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text('{"interface": "declared"}')
+    answer = {"role": "assistant", "tool_calls": [{"function": {"name": "stop", "arguments": "{}"}}]}
+    row = {"messages": [{"role": "user", "content": "stop it"}, answer], "tools": [{"function": {"name": "stop"}}]}
+    (tmp_path / "v.jsonl").write_text(json.dumps(row))
+    result = CliRunner().invoke(app, ["task", "show", str(tmp_path)], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "tools of each request's own" in result.stdout
+    assert "[v] stop it  ->  stop" in result.stdout

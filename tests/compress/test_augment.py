@@ -5,6 +5,7 @@ from greenagent.compress.augment import Words, swap_values
 from greenagent.core.calls import Tool, ToolCall
 from greenagent.core.interface import Message
 from greenagent.tasks import Example
+from greenagent.tasks.records import AcceptedCall
 
 PLAY = Tool(
     name="play",
@@ -67,3 +68,41 @@ def test_words_are_the_examples_own_the_vocabularys_and_made_up() -> None:
 def test_swapped_values_hold_words_that_no_example_has() -> None:
     songs = [swap_values(EXAMPLES, [PLAY], 1.0, seed, Vocabulary())[1].expected[0].arguments["song"] for seed in range(20)]
     assert any("zebra" in song for song in songs)
+
+
+def test_numbers_are_swapped_when_asked_for() -> None:
+    said = example("play Blue Moon 12 times, not 7", song="Blue Moon", times=12)
+    swapped = [swap_values([said], [PLAY], 1.0, seed, numbers=True)[0] for seed in range(20)]
+    for one in swapped:
+        times = one.expected[0].arguments["times"]
+        assert 10 <= times <= 99
+        assert f" {times} times, not 7" in (one.messages[0].content or "")
+    assert len({one.expected[0].arguments["times"] for one in swapped}) > 5
+    assert swap_values([said], [PLAY], 1.0, 0)[0].expected[0].arguments["times"] == 12
+
+
+def test_numbers_that_are_parts_of_others_stay() -> None:
+    for text in ("play 2.5 times", "play 2,500 times", "play it -2 times", "play H2 times", "play 2 or 2 times"):
+        said = example(text, times=2)
+        assert swap_values([said], [PLAY], 1.0, 0, numbers=True) == [said]
+
+
+def test_numbers_with_bounds_stay() -> None:
+    parameters = {"properties": {"times": {"type": "integer", "maximum": 9}}}
+    said = example("play it 2 times", times=2)
+    assert swap_values([said], [Tool(name="play", parameters=parameters)], 1.0, 0, numbers=True) == [said]
+
+
+def test_a_value_of_two_arguments_stays() -> None:
+    both = Tool(name="play", parameters={"properties": {"song": {"type": "string"}, "by": {"type": "string"}}})
+    said = example("play Queen", song="Queen", by="Queen")
+    assert swap_values([said], [both], 1.0, 0) == [said]
+
+
+def test_an_examples_own_tools_say_what_is_free() -> None:
+    fixed = Tool(name="play", parameters={"properties": {"song": {"enum": ["Blue Moon"]}}})
+    told = EXAMPLES[0].model_copy(update={"tools": [PLAY], "accepted": [AcceptedCall(name="play")]})
+    [swapped] = swap_values([told], [fixed], 1.0, 0)
+    assert swapped.expected[0].arguments["song"] != "Blue Moon"
+    assert swapped.accepted is None
+    assert swap_values([told.model_copy(update={"tools": [fixed]})], [PLAY], 1.0, 0)[0].expected == told.expected

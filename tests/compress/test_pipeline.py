@@ -24,6 +24,8 @@ from greenagent.compress.work import work_directory
 from greenagent.core.errors import EnvironmentalError, InputError, ModelError, QualityError, RecipeError, TaskError
 from greenagent.core.records import ModelCard
 
+COLOURS = ("red", "green", "blue", "black")
+
 STEPS: list[dict[str, dict[str, object] | None]] = [
     {"fine_tune": {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}},
     {"quantize": {"format": "Q8_0", "save_as": "teacher"}},
@@ -331,3 +333,46 @@ def test_every_objective_of_distillation_trains(tiny_dir: Path, task_dir: Path, 
     losses = [step.notes["final_loss"] for step in card.steps if step.step == "distill"]
     assert len(losses) == 2
     assert all(math.isfinite(loss) for loss in losses)
+
+
+def declared_rows(count: int) -> list[dict[str, object]]:
+    """Two tools told with each request, of which one is asked for by its name."""
+    rows = []
+    for i in range(count):
+        names = [f"paint_{COLOURS[i % 4]}", f"paint_{COLOURS[(i + 1 + i // 4 % 3) % 4]}"]
+        tools = [{"type": "function", "function": {"name": name}} for name in sorted(names)]
+        call = {"function": {"name": names[0], "arguments": "{}"}}
+        request = {"role": "user", "content": f"please paint room {i} in {COLOURS[i % 4]}"}
+        rows.append({"messages": [request, {"role": "assistant", "tool_calls": [call]}], "tools": tools})
+    return rows
+
+
+@pytest.fixture
+def declared_dir(tmp_path: Path) -> Path:
+    directory = tmp_path / "declared"
+    directory.mkdir()
+    (directory / "task.json").write_text('{"interface": "declared"}')
+    for split, rows in (("train", declared_rows(160)), ("val", declared_rows(24))):
+        (directory / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return directory
+
+
+def test_a_student_of_declared_tools_reads_them_in_its_prompt(tiny_dir: Path, declared_dir: Path, tmp_path: Path) -> None:
+    steps: Steps = [
+        {"fine_tune": {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}},
+        {"quantize": {"save_as": "teacher"}},
+        {"prune": {"vocabulary": "task", "common_tokens": 300}},
+        {"distill": {"teacher": "teacher", "epochs": 1, "batch_size": 8, "learning_rate": 1e-3}},
+        {"quantize": {"format": "Q8_0"}},
+    ]
+    card = compress(recipe_for(tiny_dir, declared_dir, steps), tmp_path / "out", progress=quiet, say=quiet)
+    assert (card.interface.kind, card.interface.tools, card.interface.tools_hash) == ("declared", [], None)
+    [quality] = card.quality
+    assert quality.accuracy >= 0.9  # half would be right without reading which tools there are and what is asked
+    assert "any tools" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_new_requests_need_common_tools(tiny_dir: Path, declared_dir: Path, tmp_path: Path) -> None:
+    steps: Steps = [{"quantize": {"save_as": "teacher"}}, {"synthesize": {"teacher": "teacher", "lists": 1}}]
+    with pytest.raises(RecipeError, match="here each example has its own"):
+        compress(recipe_for(tiny_dir, declared_dir, steps), tmp_path / "out", progress=quiet, say=quiet, gains=False)

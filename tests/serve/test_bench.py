@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from greenagent.core.errors import EngineError, InputError, RequestError
-from greenagent.serve.bench import BenchOptions, bench, synthetic_prompts
+from greenagent.serve.bench import BenchOptions, bench, synthetic_prompts, task_prompts
 from greenagent.serve.bench_report import Shot, Spread, build_report
 from greenagent.serve.bench_wire import Endpoint
 from greenagent.serve.server import listen
@@ -224,3 +226,12 @@ def test_synthetic_prompts_are_the_same_for_the_same_seed() -> None:
     assert synthetic_prompts(5, seed=3) == synthetic_prompts(5, seed=3)
     assert synthetic_prompts(5, seed=3) != synthetic_prompts(5, seed=4)
     assert all(len(p[0]["content"].split()) == 5 for p in synthetic_prompts(5))
+
+
+def test_prompts_with_tools_of_their_own_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text('{"interface": "declared"}')
+    answer = {"role": "assistant", "content": "no"}
+    row = {"messages": [{"role": "user", "content": "stop it"}, answer], "tools": [{"function": {"name": "stop"}}]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match="has tools of its own"):
+        task_prompts(str(tmp_path))

@@ -270,3 +270,37 @@ async def test_a_json_schema_reaches_the_engine(serve: Any) -> None:
     assert json.loads(answer.choices[0].message.content) == {"a": 1}
     request: EngineRequest = served.worker.requests[0]
     assert json.loads(request.grammar.text) == schema
+
+
+ROUTE = Tool(name="find.route", parameters={"properties": {"to": {"type": "string"}}, "required": ["to"]}).openai()
+STOP = Tool(name="stop").openai()
+
+
+async def test_declared_tools_are_told_with_each_request(serve: Any) -> None:
+    served = await serve("find.route|to= Bonn", interface=Interface(kind="declared"))
+    answer = await served.openai().chat.completions.create(**ASK, tools=[ROUTE, STOP])
+    assert calls_of(answer) == [("find.route", {"to": "Bonn"})]
+    assert served.worker.requests[0].prompt == "find.route|to= text\nstop\n weather in Paris?\n"
+    await served.openai().chat.completions.create(**ASK, tools=[ROUTE])
+    assert served.worker.requests[1].prompt == "find.route|to= text\n weather in Paris?\n"
+
+
+async def test_a_grammar_is_made_of_the_tools_that_a_request_declares(serve: Any) -> None:
+    served = await serve(free_then_forced("find.route|from= Bonn", "stop"), interface=Interface(kind="declared"))
+    answer = await served.openai().chat.completions.create(**ASK, tools=[STOP])
+    assert calls_of(answer) == [("stop", {})]
+    assert '"stop"' in served.worker.requests[1].grammar.text
+    assert "route" not in served.worker.requests[1].grammar.text
+
+
+async def test_tools_that_cannot_be_declared_are_refused(serve: Any) -> None:
+    served = await serve("stop", interface=Interface(kind="declared"))
+    with pytest.raises(openai.BadRequestError, match="send tools"):
+        await served.openai().chat.completions.create(**ASK)
+    bad = {"type": "function", "function": {"name": "a|b"}}
+    with pytest.raises(openai.BadRequestError, match="cannot be written"):
+        await served.openai().chat.completions.create(**ASK, tools=[bad])
+    assert served.worker.requests == []
+    async with served.http() as client:
+        [entry] = (await client.get("/v1/models")).json()["data"]
+    assert entry["greenagent"] == {"interface": "declared", "tools_hash": None, "tools": []}

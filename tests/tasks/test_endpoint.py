@@ -205,3 +205,13 @@ async def test_a_whole_evaluation_over_http() -> None:
             quality = await evaluate(answerer, rows, split="test", concurrency=2)
     assert quality.accuracy == 0.75
     assert quality.energy_per_correct_j == 4.0
+
+
+async def test_an_examples_own_tools_are_sent_in_place_of_the_others() -> None:
+    stop = Tool(name="stop")
+    with serve_double(lambda body: completion(content="stop")) as server:
+        async with EndpointAnswerer(server.url, "m", [PAY]) as answerer:
+            own = await answerer.answer(EXAMPLE.model_copy(update={"tools": [stop]}))
+            common = await answerer.answer(EXAMPLE)
+    assert [body["tools"] for body in server.bodies] == [[stop.openai()], [PAY.openai()]]
+    assert (own.calls, common.calls) == ([ToolCall(name="stop")], [])

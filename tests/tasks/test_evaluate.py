@@ -240,3 +240,17 @@ async def test_general_models_get_messages_and_tools_and_answer_in_json() -> Non
 )
 def test_calls_in_a_general_models_text(text: str, calls: list[ToolCall] | None) -> None:
     assert calls_in_text(text) == calls
+
+
+async def test_declared_tools_stand_in_front_of_the_request() -> None:
+    engine = FakeEngine("stop")
+    answerer = EngineAnswerer(engine, Interface(kind="declared"), TOOLS)
+    own = await answerer.answer(example(1).model_copy(update={"tools": [Tool(name="stop")]}))
+    await answerer.answer(example(1))
+    assert own.calls == [ToolCall(name="stop")]
+    assert engine.requests[0].prompt == "stop\n text 1\n"
+    assert engine.requests[1].prompt is not None
+    assert engine.requests[1].prompt.startswith("pay|to= text")
+    general = EngineAnswerer(engine, Interface(kind="chat"), TOOLS)
+    await general.answer(example(1).model_copy(update={"tools": [Tool(name="stop")]}))
+    assert [t.name for t in engine.requests[2].tools] == ["stop"]

@@ -55,6 +55,9 @@ WEATHER = {
 }
 
 
+NO_CALL = [{"role": "user", "content": "sing"}, {"role": "assistant", "content": "No."}]
+
+
 def tool(name: str, **parameters: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": {"type": "object", **parameters}}}
 
@@ -358,3 +361,69 @@ def test_written_tasks_read_back_the_same(tmp_path: Path) -> None:
     assert copy.splits["t"][0].slices == {"kind": "short", "tool": "get_weather"}
     line = json.loads((tmp_path / "copy" / "t.jsonl").read_text().splitlines()[0])
     assert line["messages"][1]["tool_calls"][0]["id"] == line["messages"][2]["tool_call_id"] == "c"
+
+
+def declare(directory: Path, *rows: Any) -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / "task.json").write_text('{"interface": "declared"}')
+    return write(directory / "train.jsonl", *rows).parent
+
+
+def test_declared_tools_are_each_lines_own(tmp_path: Path) -> None:
+    other = tool("get_weather", properties={"place": {"type": "string"}})
+    rows = conversation(), conversation('{"place": "Bonn"}', tools=[other, tool("ping")])
+    (tmp_path / "tools.json").write_text(json.dumps([tool("unused")]))
+    task = load_task(declare(tmp_path, *rows))
+    assert (task.interface_kind, task.tools) == ("declared", [])
+    first, second = task.splits["train"]
+    assert [t.name for t in first.tools or []] == ["get_weather"]
+    assert [t.name for t in second.tools or []] == ["get_weather", "ping"]
+    assert second.slices == {}
+    interface = task.interface()
+    assert interface.tools == []
+    assert first.prompt(interface) == "get_weather|city= text|days=int?|unit= C/F?\n weather in Oslo\n"
+    assert second.prompt(interface) == "get_weather|place= text?\nping\n weather in Oslo\n"
+    assert second.answer(interface) == "get_weather|place= Bonn"
+    assert list(iter_examples(tmp_path / "train.jsonl")) == [first, second]
+
+
+def test_declared_tasks_are_written_and_read_back_the_same(tmp_path: Path) -> None:
+    accepted = [{"name": "get_weather", "arguments": {"city": ["Oslo", "Kristiania"], "days": [1]}, "optional": ["days"]}]
+    task = load_task(declare(tmp_path / "a", conversation(accepted=accepted), conversation(accepted=[]) | {"messages": NO_CALL}))
+    write_task(task, tmp_path / "copy")
+    copy = load_task(tmp_path / "copy")
+    assert (copy.splits, copy.sha256) == (task.splits, task.sha256)
+    assert copy.splits["train"][0].accepted is not None
+    assert copy.splits["train"][0].accepted[0].model_dump() == accepted[0]
+
+
+def test_the_hash_covers_declared_tools_and_what_is_accepted(tmp_path: Path) -> None:
+    accepted = [{"name": "get_weather", "arguments": {"city": ["Oslo"]}}]
+    rows = [conversation(), conversation(tools=[WEATHER, tool("ping")]), conversation(accepted=accepted)]
+    hashes = [load_task(declare(tmp_path / str(i), row)).sha256 for i, row in enumerate(rows)]
+    assert len(set(hashes)) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": conversation()["messages"]}, "'tools' is missing"),
+        ({"text": "a", "intent": "b"}, "a task of declared tools has lines with 'messages' and 'tools'"),
+        (conversation(accepted=5), "'accepted' must be a list of calls with lists of values, got 5"),
+        (conversation(accepted=[{"name": "get_weather", "arguments": {"city": "Oslo"}}]), "arguments.city"),
+        (conversation(accepted=[{"name": "get_weather", "arguments": {"city": ["Rom"]}}]), "does not accept the expected answer"),
+        (conversation(name="other"), "unknown tool 'other'"),
+    ],
+)
+def test_broken_lines_of_declared_tasks(row: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"train\.jsonl:1: ") as error:
+        load_task(declare(tmp_path, row))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['{"interface": "calls"}', "{", "[]", '{"interface": "declared", "more": 1}'])
+def test_a_task_file_that_says_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    declare(tmp_path, conversation())
+    (tmp_path / "task.json").write_text(text)
+    with pytest.raises(TaskError, match=r"task\.json: .*it holds"):
+        load_task(tmp_path)

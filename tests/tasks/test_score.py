@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 
 from greenagent.core.calls import ToolCall
 from greenagent.core.errors import InputError
-from greenagent.tasks.score import exact_call, label, name, scorer, wilson_interval
+from greenagent.core.interface import Message
+from greenagent.tasks import Example
+from greenagent.tasks.records import AcceptedCall
+from greenagent.tasks.score import accepted_calls, exact_call, is_right, label, name, scorer, wilson_interval
 
 
 def call(tool: str = "f", **arguments: object) -> ToolCall:
@@ -63,3 +66,45 @@ def test_wilson_interval_holds_the_share(n: int, data: st.DataObject) -> None:
     correct = data.draw(st.integers(0, n))
     low, high = wilson_interval(correct, n)
     assert 0 <= low <= correct / n + 1e-12 <= high + 2e-12 <= 1 + 2e-12
+
+
+PAY = AcceptedCall(name="pay", arguments={"to": ["Anna", "Anna B."], "when": ["May 1, 2024"], "sum": [5]}, optional=["when"])
+LIST = AcceptedCall(name="find", arguments={"tags": [["Old", "new"], ["new", "Old"]]})
+
+
+@pytest.mark.parametrize(
+    ("answered", "right"),
+    [
+        ([call("pay", to="Anna", sum=5)], True),
+        ([call("pay", to="anna b", sum=5.0, when="may 1 2024")], True),
+        ([call("pay", to="Anna", sum=5, when="May 2, 2024")], False),
+        ([call("pay", to="Anna")], False),
+        ([call("pay", to="Anna", sum=6)], False),
+        ([call("pay", to="Anna", sum="5")], False),
+        ([call("pay", to="Anna", sum=5, more=1)], False),
+        ([call("give", to="Anna", sum=5)], False),
+        ([call("pay", to="Anna", sum=5), call("pay", to="Anna", sum=5)], False),
+        ([], False),
+    ],
+)
+def test_calls_of_which_several_forms_are_right(answered: list[ToolCall], right: bool) -> None:
+    assert accepted_calls([PAY], answered) is right
+
+
+def test_accepted_calls_come_in_any_order_and_each_once() -> None:
+    pay, find = call("pay", to="Anna", sum=5), call("find", tags=["NEW", "old"])
+    assert accepted_calls([PAY, LIST], [find, pay])
+    assert not accepted_calls([PAY, LIST], [pay, pay])
+    assert not accepted_calls([LIST], [call("find", tags=["new"])])
+
+
+def test_what_is_accepted_counts_for_exact_calls_alone() -> None:
+    message = Message(role="user", content="pay Anna")
+    expected = call("pay", to="Anna", sum=5)
+    plain = Example(id="1", messages=[message], expected=[expected])
+    lenient = plain.model_copy(update={"accepted": [PAY]})
+    other = call("pay", to="ANNA B", sum=5)
+    assert is_right("exact_call", lenient, [other])
+    assert not is_right("exact_call", plain, [other])
+    assert is_right("name", lenient, [call("pay")])
+    assert is_right("exact_call", lenient, [expected])

@@ -181,7 +181,9 @@ def _check_tools(kind: str, trained: list[Tool], task: Task) -> None:
     from greenagent.core.calls import tools_hash
     from greenagent.core.errors import ModelError
 
-    if kind == "chat" or not task.tools:
+    if kind in ("calls", "label") and task.interface_kind == "declared":
+        raise ModelError(f"each request of {task.name!r} has tools of its own, and the model knows its own {len(trained)} alone")
+    if kind in ("chat", "declared") or not task.tools:
         return
 
     def identity(tool: Tool) -> str:

@@ -100,8 +100,8 @@ def _facts(task: Task, count: int) -> dict[str, Any]:
             "examples": len(rows),
             "no_tool": sum(not e.expected for e in rows),
             "mean_request_words": _mean([len(_request(e).split()) for e in rows]),
-            "mean_answer_characters": _mean([len(interface.render_answer(e.expected)) for e in rows]),
-            "shown": [{"request": _request(e), "answer": interface.render_answer(e.expected)} for e in shown],
+            "mean_answer_characters": _mean([len(e.answer(interface)) for e in rows]),
+            "shown": [{"request": _request(e), "answer": e.answer(interface)} for e in shown],
         }
     return {
         "name": task.name,
@@ -132,10 +132,12 @@ def _print(task: Task, facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(
-        f"{task.name}: {len(task.tools)} {'intents' if task.interface_kind == 'label' else 'tools'}, sha256 {task.sha256[:12]}",
-        markup=False,
-    )
+    kinds = {
+        "label": f"{len(task.tools)} intents",
+        "calls": f"{len(task.tools)} tools",
+        "declared": "tools of each request's own",
+    }
+    console.print(f"{task.name}: {kinds[task.interface_kind]}, sha256 {task.sha256[:12]}", markup=False)
     table = Table("split", "examples", "no tool fits", "words per request", "characters per answer")
     for name, split in facts["splits"].items():
         row = (split["examples"], split["no_tool"], split["mean_request_words"], split["mean_answer_characters"])

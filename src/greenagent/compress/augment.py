@@ -7,9 +7,12 @@ whole vocabulary, because a token that never stood in a value is not copied eith
 
 from __future__ import annotations
 
+import json
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from greenagent.core.calls import Tool, ToolCall
@@ -45,38 +48,91 @@ class Words:
         return rng.choice(self._starts) + "".join(tails)
 
 
+@dataclass(frozen=True)
+class _Swapped:
+    """Which arguments have their values swapped, as (tool, argument)."""
+
+    texts: set[tuple[str, str]]
+    numbers: set[tuple[str, str]]
+
+    @classmethod
+    def of(cls, tools: Sequence[Tool], numbers: bool) -> _Swapped:
+        """Free strings, and with ``numbers`` numbers without bounds."""
+        counted = {(t.name, k) for t in tools for k, s in t.properties.items() if _free_number(s)} if numbers else set()
+        return cls({(t.name, key) for t in tools for key in t.free_text}, counted)
+
+
 def swap_values(
-    examples: Sequence[Example], tools: Sequence[Tool], share: float, seed: int, tokenizer: Any = None
+    examples: Sequence[Example],
+    tools: Sequence[Tool],
+    share: float,
+    seed: int,
+    tokenizer: Any = None,
+    *,
+    numbers: bool = False,
 ) -> list[Example]:
     """The examples, about ``share`` of them with other values: one to four of the `Words` of these examples and ``tokenizer``.
 
-    Only free strings (no ``enum``) that stand word for word, and once, in the last message, a user's, and in none before it are
-    swapped; an example without any stays as it is. Ids and slices are kept.
+    ``tools`` are those of the examples without tools of their own. Only free strings (no ``enum``) that stand word for word, and
+    once, in the last message, a user's, and in none before it, and in one argument alone, are swapped; and with ``numbers`` whole
+    numbers likewise, for others of as many digits. An example without any stays as it is. Ids and slices are kept.
     """
     rng = random.Random(seed)
     words = Words(examples, tokenizer)
-    free = {(t.name, key) for t in tools for key in t.free_text}
-    return [_swap(e, free, words, rng) if words and rng.random() < share else e for e in examples]
+    common = _Swapped.of(tools, numbers)
+    return [
+        _swap(e, common if e.tools is None else _Swapped.of(e.tools, numbers), words, rng)
+        if words and rng.random() < share
+        else e
+        for e in examples
+    ]
 
 
-def _swap(example: Example, free: set[tuple[str, str]], words: Words, rng: random.Random) -> Example:
+def _swap(example: Example, swapped: _Swapped, words: Words, rng: random.Random) -> Example:
     if example.messages[-1].role != "user":
         return example
     earlier = " ".join(m.content or "" for m in example.messages[:-1])
     text = example.messages[-1].content or ""
+    values = Counter(json.dumps(value) for call in example.expected for value in call.arguments.values())
     calls = []
     for call in example.expected:
         arguments = dict(call.arguments)
         for key, value in call.arguments.items():
-            if (call.name, key) not in free or not isinstance(value, str):
+            found = _said(value, text) if values[json.dumps(value)] == 1 and str(value) not in earlier else None
+            if found is None:
                 continue
-            found = list(re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text)) if value else []
-            if len(found) == 1 and value not in earlier:
+            if (call.name, key) in swapped.texts and isinstance(value, str):
                 arguments[key] = _like(value, " ".join(words.draw(rng) for _ in range(rng.choice(_LENGTHS))))
-                text = text[: found[0].start()] + arguments[key] + text[found[0].end() :]
+            elif (call.name, key) in swapped.numbers and isinstance(value, int):
+                arguments[key] = _as_long(value, rng)
+            else:
+                continue
+            text = f"{text[: found.start()]}{arguments[key]}{text[found.end() :]}"
         calls.append(ToolCall(name=call.name, arguments=arguments))
     last = Message(role=example.messages[-1].role, content=text)
-    return example.model_copy(update={"messages": [*example.messages[:-1], last], "expected": calls})
+    return example.model_copy(update={"messages": [*example.messages[:-1], last], "expected": calls, "accepted": None})
+
+
+def _said(value: Any, text: str) -> re.Match[str] | None:
+    """Where ``value``, a string or a whole number, stands in ``text``, if it stands there once."""
+    if isinstance(value, str) and value:
+        found = list(re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text))
+    elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        found = list(re.finditer(rf"(?<![\w.,-]){value}(?![\w-]|[.,]\d)", text))
+    else:
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def _as_long(value: int, rng: random.Random) -> int:
+    """Another number of as many digits."""
+    digits = len(str(value))
+    return rng.randrange(10 ** (digits - 1), 10**digits)
+
+
+def _free_number(schema: dict[str, Any]) -> bool:
+    """Whether any number may be, as far as ``schema`` says."""
+    return schema.get("type") in ("integer", "number") and not {"enum", "const", "minimum", "maximum"} & schema.keys()
 
 
 def _like(value: str, words: str) -> str:

@@ -144,7 +144,7 @@ def _agreement(candidate: Candidate, directory: Path, task: Task, run: Run, most
     split = next((s for s in _REPORT_SPLITS if s in task.splits), None)
     examples = sample(task.splits[split] if split else run.select, most)
     run.say("comparing the engine's tokens with transformers'")
-    prompts = [run.interface.render_prompt(e.messages) for e in examples]
+    prompts = [e.prompt(run.interface) for e in examples]
     return candidate.agreement(directory, prompts, run.interface)
 
 

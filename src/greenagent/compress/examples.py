@@ -46,8 +46,8 @@ def fit_select(examples: Sequence[Example], seed: int, share: float = 0.1) -> tu
 def texts(examples: Sequence[Example], interface: Interface) -> Iterator[str]:
     """Every prompt followed by its answer, as trained on; then all that a label model may answer."""
     for example in examples:
-        yield interface.render_prompt(example.messages)
-        yield interface.render_answer(example.expected)
+        yield example.prompt(interface)
+        yield example.answer(interface)
     yield from interface.answers if interface.kind == "label" else [render_calls([], interface.tools)]
 
 
@@ -61,8 +61,8 @@ def encode(examples: Iterable[Example], interface: Interface, tokenizer: Any, ma
     rows = Rows()
     end = tokenizer.eos_token_id
     for example in examples:
-        prompt = tokenizer(interface.render_prompt(example.messages)).input_ids
-        answer = tokenizer(interface.render_answer(example.expected), add_special_tokens=False).input_ids
+        prompt = tokenizer(example.prompt(interface)).input_ids
+        answer = tokenizer(example.answer(interface), add_special_tokens=False).input_ids
         if interface.codes is None:  # else the one token ends the answer
             answer = [*answer, end]
         if len(prompt) + len(answer) > max_tokens:

@@ -80,11 +80,11 @@ class Run:
         if codes.is_file():
             self.interface = self.interface.model_copy(update={"codes": json.loads(codes.read_text(encoding="utf-8"))})
 
-    def swapped(self, examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    def swapped(self, examples: Sequence[Example], share: float, seed: int, numbers: bool = False) -> list[Example]:
         """`swap_values` with words of the recipe's model: also those that a candidate's smaller vocabulary cuts into pieces."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.base)
-        return swap_values(examples, self.interface.tools, share, seed, self._tokenizer)
+        return swap_values(examples, self.interface.tools, share, seed, self._tokenizer, numbers=numbers)
 
     def calibration(self, count: int) -> list[Example]:
         """``count`` examples to look at a model with; half of them synthetic where there are any."""

@@ -138,8 +138,8 @@ class ServingMeter:
         """How long one answer took; ``None`` when the engine refuses the request, for instance as too long."""
         request = EngineRequest(
             request_id=uuid.uuid4().hex,
-            prompt=self._interface.render_prompt(example.messages),
-            max_tokens=candidate.answer_tokens(self._interface.render_answer(example.expected)),
+            prompt=example.prompt(self._interface),
+            max_tokens=candidate.answer_tokens(example.answer(self._interface)),
             stream=False,
         )
         started_s = self._clock.monotonic_s()

@@ -43,6 +43,7 @@ class TrainOptions(StepOptions):
     swap_values: float = Field(
         default=0.0, ge=0, le=1, description="share of the examples whose argument values are swapped for other words"
     )
+    swap_numbers: bool = Field(default=False, description="swap_values swaps whole numbers too, for others of as many digits")
     copies: int = Field(default=1, ge=1, description="how many times each example is taken, each with other swapped values")
     synthetic: int = Field(
         default=0, ge=0, description="how many times each example that synthesize wrote is taken, likewise swapped"
@@ -79,7 +80,10 @@ class TrainOptions(StepOptions):
 
     def _copies(self, examples: Sequence[Example], copies: int, run: Run) -> Iterator[Example]:
         for copy in range(copies):
-            yield from run.swapped(examples, self.swap_values, run.seed + copy) if self.swap_values else examples
+            if self.swap_values:
+                yield from run.swapped(examples, self.swap_values, run.seed + copy, self.swap_numbers)
+            else:
+                yield from examples
 
 
 def answer_logits(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,11 +3,13 @@
 ``chat``: the tokenizer's chat template renders messages and tools; for general models.
 ``calls``: `` user text\\n`` in, compact tool calls out (`greenagent.core.calls`); for models specialised on one set of tools.
 The blank in front gives the first word the tokens it has inside a sentence and in an answer.
+``declared``: as ``calls``, behind one line for each tool that the request declares (`greenagent.core.signature`); for models
+specialised on calling whatever tools they are given.
 ``label``: ``user text\\n`` in, one label out, read as a call of the tool of that name without arguments. With ``codes`` the model
 writes one token in place of the label, and that token ends its answer.
 
-A specialised model has no tools in its prompt (they are in its weights), which is why it is short and cheap, and why it
-answers only requests whose tools have the same hash.
+A model specialised on its own tools has none in its prompt (they are in its weights), which is why it is short and cheap, and why
+it answers only requests whose tools have the same hash.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.core.calls import NO_CALL, Tool, ToolCall, parse_calls, render_calls, tools_hash
+from greenagent.core.signature import render_tools
 
 __all__ = ["Interface", "Message"]
 
@@ -36,20 +39,25 @@ class Message(BaseModel):
 class Interface(BaseModel):
     """The form of a model's prompts and answers.
 
-    ``tools`` are those the weights were trained for (empty for ``chat``); for ``label`` each label is a tool's name.
+    ``tools`` are those the weights were trained for (empty for ``chat``); for ``label`` each label is a tool's name. For
+    ``declared`` they are one request's own (see `with_tools`), and none on a card.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["chat", "calls", "label"] = "chat"
+    kind: Literal["chat", "calls", "declared", "label"] = "chat"
     tools: list[Tool] = Field(default_factory=list)
     max_answer_tokens: int = 64
     codes: list[str] | None = Field(default=None, description="for each of `choices` the one token that a label model writes")
 
     @property
     def tools_hash(self) -> str | None:
-        """The hash requests must match; ``None`` for a general model."""
-        return None if self.kind == "chat" else tools_hash(self.tools)
+        """The hash requests must match; ``None`` for a model that takes any tools."""
+        return None if self.kind in ("chat", "declared") else tools_hash(self.tools)
+
+    def with_tools(self, tools: Sequence[Tool]) -> Interface:
+        """How to put a request that declares ``tools``: a ``declared`` model is told them; for other models nothing changes."""
+        return self.model_copy(update={"tools": list(tools)}) if self.kind == "declared" else self
 
     @property
     def labels(self) -> list[str]:
@@ -68,18 +76,18 @@ class Interface(BaseModel):
         return dict(zip(self.codes or self.choices, calls, strict=True))
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
-        """The prompt of a specialised model: each turn on a line of its own, tool results marked ``= ``.
+        """The prompt of a specialised model: the tools if they are ``declared``, each turn on a line, tool results marked ``= ``.
 
         System messages are left out: what they would say was learnt. Not for ``chat`` (that is the tokenizer's work).
         """
-        lines = []
+        lines = [render_tools(self.tools)] if self.kind == "declared" and self.tools else []
         for message in messages:
             if message.role in ("system", "developer"):
                 continue
             if message.role == "assistant":
                 lines.append(self.render_answer(message.tool_calls) if message.tool_calls else message.content or NO_CALL)
             else:
-                mark = "= " if message.role == "tool" else " " if self.kind == "calls" else ""
+                mark = "= " if message.role == "tool" else "" if self.kind == "label" else " "
                 lines.append(mark + " ".join((message.content or "").split()))
         return "\n".join(lines) + "\n"
 

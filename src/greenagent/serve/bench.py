@@ -82,12 +82,14 @@ def task_prompts(task: str, split: str | None = None) -> tuple[list[Messages], l
 
     Raises:
         TaskError: the task cannot be read.
-        InputError: it has no such split.
+        InputError: it has no such split, or no tools that all requests share.
     """
     loaded = load_task(task)
     name = split or ("test" if "test" in loaded.splits else list(loaded.splits)[-1])
     if name not in loaded.splits:
         raise InputError(f"task {loaded.name!r} has no split {name!r}; it has {', '.join(loaded.splits)}")
+    if loaded.interface_kind == "declared":
+        raise InputError(f"each request of {loaded.name!r} has tools of its own: give a task whose requests share them")
     return [openai_messages(e.messages) for e in loaded.splits[name]], [t.openai() for t in loaded.tools]
 
 

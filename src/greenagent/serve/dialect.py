@@ -1,7 +1,8 @@
 """How a request is put to a model and its answer read back: one dialect per kind of interface on the model's card.
 
 Specialised models (``label``, ``calls``) have their tools in their weights: a request's tools must be those (same hash), or
-there are none and the answer is the model's own text. General models (``chat``) take any tools, through their chat template.
+there are none and the answer is the model's own text. Models specialised on being told their tools (``declared``) take any, as
+signatures in front of the request. General models (``chat``) take any tools, through their chat template.
 
 Sampling is greedy unless a ``temperature`` is given: repeatable, and no request has to be asked twice.
 """
@@ -23,8 +24,9 @@ from greenagent.serve.problems import ApiError
 from greenagent.serve.request import ChatRequest, to_messages
 from greenagent.serve.schemas import check_size
 from greenagent.serve.toolset import Toolset, Toolsets
+from greenagent.tasks.schema import tool_problem
 
-__all__ = ["ChatDialect", "Dialect", "Plan", "SpecialisedDialect", "dialect_for"]
+__all__ = ["ChatDialect", "DeclaredDialect", "Dialect", "Plan", "SpecialisedDialect", "dialect_for"]
 
 DEFAULT_CHAT_TOKENS = 1024
 """The token limit of a general model's answer when the request has none."""
@@ -47,6 +49,8 @@ class Dialect(Protocol):
 
 def dialect_for(interface: Interface) -> Dialect:
     """The dialect that a card's interface asks for."""
+    if interface.kind == "declared":
+        return DeclaredDialect(interface)
     return ChatDialect() if interface.kind == "chat" else SpecialisedDialect(interface)
 
 
@@ -70,21 +74,25 @@ def _base(request: ChatRequest, request_id: str, limit: int) -> EngineRequest:
 
 
 class SpecialisedDialect:
-    """For models trained on one set of tools."""
+    """For models trained on one set of tools; ``toolset`` is that of the interface's tools, where it is known already."""
 
-    def __init__(self, interface: Interface) -> None:
+    def __init__(self, interface: Interface, toolset: Toolset | None = None) -> None:
         self._interface = interface
-        self._toolset = Toolset(interface.tools)
+        self._toolset = toolset or Toolset(interface.tools)
         self._toolsets = Toolsets()
         self._labels = interface.answers if interface.kind == "label" else None
         self._longest_label = max(map(len, self._labels), default=0) if self._labels is not None else None
         self._grammar = lru_cache(maxsize=256)(self._make_grammar)
 
     def plan(self, request: ChatRequest, request_id: str) -> Plan:
-        if request.response_format is not None and request.response_format.type != "text":
-            raise RequestError("response_format: this model is specialised in tool calls and writes no JSON", "response_format")
         if request.tools:
             self._check_tools(self._toolsets.get(request.tool_entries))
+        return self.plan_known(request, request_id)
+
+    def plan_known(self, request: ChatRequest, request_id: str) -> Plan:
+        """`plan` for a request whose tools are known to be those of the interface."""
+        if request.response_format is not None and request.response_format.type != "text":
+            raise RequestError("response_format: this model is specialised in tool calls and writes no JSON", "response_format")
         base = _base(request, request_id, self._interface.max_answer_tokens)
         base.prompt = self._interface.render_prompt(to_messages(request))
         if request.choice == "none":
@@ -108,7 +116,7 @@ class SpecialisedDialect:
         if named is not None:
             self._toolset.only(named)
         allow_none = request.choice == "auto"
-        parallel = request.parallel_tool_calls is not False and self._interface.kind == "calls"
+        parallel = request.parallel_tool_calls is not False and self._interface.kind != "label"
 
         def allowed(call: ToolCall) -> bool:
             return self._toolset.valid(call) and named in (None, call.name)
@@ -127,7 +135,7 @@ class SpecialisedDialect:
         first = base
         if named is not None:  # a free answer would seldom be the tool that the client has already chosen
             first = base.model_copy(update={"grammar": self._grammar(named, False, parallel, False)})
-        elif not parallel and self._interface.kind == "calls":
+        elif not parallel and self._interface.kind != "label":
             first = base.model_copy(update={"stop": ["\n"]})
         forced = named is not None
         reader = CompactReader(
@@ -151,6 +159,27 @@ class SpecialisedDialect:
         if self._interface.kind == "label":
             return label_grammar(self._interface, tools, allow_none=allow_none)
         return calls_grammar(tools, allow_none=allow_none, parallel=parallel, after_call=after_call)
+
+
+class DeclaredDialect:
+    """For models that call whatever tools stand in front of the request: each distinct list of tools has its own dialect."""
+
+    def __init__(self, interface: Interface) -> None:
+        self._interface = interface
+        self._toolsets = Toolsets()
+        self._of = lru_cache(maxsize=64)(self._specialised)
+
+    def plan(self, request: ChatRequest, request_id: str) -> Plan:
+        if not request.tools:
+            raise RequestError("this model calls the tools that a request declares: send tools", "tools")
+        return self._of(self._toolsets.get(request.tool_entries)).plan_known(request, request_id)
+
+    def _specialised(self, toolset: Toolset) -> SpecialisedDialect:
+        """Errors: `RequestError` for tools whose calls cannot be written in a line, or that no grammar can force."""
+        if problem := next(filter(None, map(tool_problem, toolset.tools)), None):
+            raise RequestError(problem, "tools")
+        toolset.check_enforceable(toolset.tools)
+        return SpecialisedDialect(self._interface.with_tools(toolset.tools), toolset)
 
 
 class ChatDialect:

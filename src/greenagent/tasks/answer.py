@@ -48,7 +48,8 @@ class Answerer(Protocol):
 class EngineAnswerer:
     """Asks an engine client through the model's interface, greedily.
 
-    ``tools`` are put into the prompt of a ``chat`` model; a specialised one has its tools in its weights and takes none.
+    ``tools`` are those of the examples without tools of their own. They are put into the prompt of a ``chat`` or ``declared``
+    model; others have their tools in their weights and take none.
     """
 
     def __init__(self, client: EngineClient, interface: Interface, tools: Sequence[Tool] = ()) -> None:
@@ -70,9 +71,10 @@ class EngineAnswerer:
         if last is None or last.finish_reason is None:
             raise EngineError(f"the engine's answer to {example.id!r} ended without a finish reason")
         answered = "".join(text)
+        calls = self._parse(answered, example) if last.finish_reason == "stop" else None
         failed = last.finish_reason in ("error", "cancelled")
         return Answer(
-            calls=self._parse(answered) if last.finish_reason == "stop" else None,
+            calls=calls,
             text=answered,
             energy=last.energy,
             prompt_tokens=last.prompt_tokens,
@@ -85,13 +87,23 @@ class EngineAnswerer:
         identity = f"evaluate-{uuid.uuid4().hex}"
         if self._interface.kind == "chat":
             return EngineRequest(
-                request_id=identity, messages=example.messages, tools=self._tools, max_tokens=CHAT_TOKENS, stream=False
+                request_id=identity,
+                messages=example.messages,
+                tools=self._tools_of(example),
+                max_tokens=CHAT_TOKENS,
+                stream=False,
             )
-        prompt = self._interface.render_prompt(example.messages)
+        prompt = self._told(example).render_prompt(example.messages)
         return EngineRequest(request_id=identity, prompt=prompt, max_tokens=self._interface.max_answer_tokens, stream=False)
 
-    def _parse(self, text: str) -> list[ToolCall] | None:
-        return calls_in_text(text) if self._interface.kind == "chat" else self._interface.parse_answer(text)
+    def _tools_of(self, example: Example) -> list[Tool]:
+        return self._tools if example.tools is None else example.tools
+
+    def _told(self, example: Example) -> Interface:
+        return self._interface.with_tools(self._tools_of(example))
+
+    def _parse(self, text: str, example: Example) -> list[ToolCall] | None:
+        return calls_in_text(text) if self._interface.kind == "chat" else self._told(example).parse_answer(text)
 
 
 def calls_in_text(text: str) -> list[ToolCall] | None:

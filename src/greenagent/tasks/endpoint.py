@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import aiohttp
 from pydantic import ValidationError
@@ -51,6 +51,16 @@ class _Reply:
         return json.loads(self.content)
 
 
+class _Offer:
+    """Tools as they are sent with a request, and how words that come back in place of calls are read."""
+
+    def __init__(self, tools: Sequence[Tool], send: bool) -> None:
+        sent = {"tools": [t.openai() for t in tools], "tool_choice": "auto"}
+        self.sent = json.dumps(sent, separators=(",", ":"))[1:] if tools and send else ""
+        kind: Literal["calls", "label"] = "calls" if any(t.properties for t in tools) else "label"
+        self.reads = Interface(kind=kind, tools=list(tools))
+
+
 def base_url(url: str) -> str:
     """``http://host:8000`` and ``http://host:8000/v1/chat/completions`` as ``http://host:8000/v1``; `InputError` when it is no
     URL.
@@ -64,8 +74,9 @@ def base_url(url: str) -> str:
 class EndpointAnswerer:
     """Answers through ``POST {url}/chat/completions``, greedily. Use it as an async context manager, or call `aclose`.
 
-    ``tools`` are sent with every request unless ``send_tools`` is off: then the model must know them, and its content is read as
-    a label or as compact calls. A busy endpoint (429, 502, 503, 504) is asked again, as its Retry-After says.
+    ``tools`` are sent with every request (an example's own in their place) unless ``send_tools`` is off: then the model must know
+    them, and its content is read as a label or as compact calls. A busy endpoint (429, 502, 503, 504) is asked again, as its
+    Retry-After says.
     """
 
     def __init__(
@@ -95,10 +106,7 @@ class EndpointAnswerer:
 
     def use_tools(self, tools: Sequence[Tool]) -> None:
         """Offers other tools from now on; those of a specialised model, for instance."""
-        self._tools = list(tools)
-        sent = {"tools": [t.openai() for t in self._tools], "tool_choice": "auto"}
-        self._sent = json.dumps(sent, separators=(",", ":"))[1:] if self._tools and self._send_tools else ""
-        self._reads = Interface(kind="calls" if any(t.properties for t in self._tools) else "label", tools=self._tools)
+        self._offer = _Offer(tools, self._send_tools)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -130,9 +138,10 @@ class EndpointAnswerer:
         Errors: `RequestError` (the first one is refused), `InputError` (key, path), `EngineError` (not reachable, not OpenAI's
         API).
         """
+        offer = self._offer if example.tools is None else _Offer(example.tools, self._send_tools)
         body = json.dumps({"model": self.model, "messages": openai_messages(example.messages), "temperature": 0})
-        if self._sent:
-            body = f"{body[:-1]},{self._sent}"
+        if offer.sent:
+            body = f"{body[:-1]},{offer.sent}"
         started_s = time.monotonic()
         response = await self._request("POST", "/chat/completions", body)
         latency_s = time.monotonic() - started_s
@@ -141,15 +150,15 @@ class EndpointAnswerer:
                 raise RequestError(f"{self.url} refused the first request: {_problem(response)}")
             return Answer(calls=None, latency_s=latency_s, error=_problem(response))
         self._answered = True
-        return self._read(_json(response, self.url), latency_s)
+        return self._read(_json(response, self.url), offer, latency_s)
 
-    def _read(self, data: dict[str, Any], latency_s: float) -> Answer:
+    def _read(self, data: dict[str, Any], offer: _Offer, latency_s: float) -> Answer:
         try:
             choice = data["choices"][0]
             message = choice["message"]
             usage = data.get("usage") or {}
             text = message.get("content") or ""
-            calls = self._calls(message, text) if choice.get("finish_reason") != "length" else None
+            calls = _calls(message, text, offer) if choice.get("finish_reason") != "length" else None
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise EngineError(f"{self.url} did not answer as OpenAI's chat completions do: {json.dumps(data)[:200]}") from error
         return Answer(
@@ -160,19 +169,6 @@ class EndpointAnswerer:
             generated_tokens=usage.get("completion_tokens"),
             latency_s=latency_s,
         )
-
-    def _calls(self, message: dict[str, Any], text: str) -> list[ToolCall] | None:
-        entries = message.get("tool_calls") or []
-        if entries:
-            try:
-                return [
-                    ToolCall(name=e["function"]["name"], arguments=json.loads(e["function"].get("arguments") or "{}"))
-                    for e in entries
-                ]
-            except (ValueError, ValidationError):
-                return None
-        read = self._reads.parse_answer(text) if text else []
-        return [] if read is None and self._sent else read
 
     async def _request(self, method: str, path: str, body: str | None = None) -> _Reply:
         """Asks until the endpoint is not busy or the attempts are used up; the last response, whatever it says."""
@@ -207,6 +203,21 @@ class EndpointAnswerer:
         if response.status_code == 404:
             raise InputError(f"{self.url} is not there or has no model {self.model!r} ({_problem(response)})")
         return response
+
+
+def _calls(message: dict[str, Any], text: str, offer: _Offer) -> list[ToolCall] | None:
+    """The calls of a message, or those that its text is; ``None`` for calls that are broken."""
+    entries = message.get("tool_calls") or []
+    if entries:
+        try:
+            return [
+                ToolCall(name=e["function"]["name"], arguments=json.loads(e["function"].get("arguments") or "{}"))
+                for e in entries
+            ]
+        except (ValueError, ValidationError):
+            return None
+    read = offer.reads.parse_answer(text) if text else []
+    return [] if read is None and offer.sent else read
 
 
 def _backoff_s(attempt: int) -> float:

@@ -17,7 +17,7 @@ from greenagent.core.records import Energy, Quality
 from greenagent.tasks.answer import Answer, Answerer, EngineAnswerer
 from greenagent.tasks.endpoint import EndpointAnswerer
 from greenagent.tasks.records import Example
-from greenagent.tasks.score import scorer, wilson_interval
+from greenagent.tasks.score import is_right, scorer, wilson_interval
 from greenagent.tasks.slices import slices_of
 
 __all__ = ["Answer", "Answerer", "EndpointAnswerer", "EngineAnswerer", "evaluate", "pool", "sample", "wilson_interval"]
@@ -40,7 +40,7 @@ async def evaluate(
     counted in the slices ``answer=invalid`` and ``answer=error``. Errors: `InputError` (nothing to evaluate, unknown metric);
     what the answerer raises; `EngineError` when every answer failed.
     """
-    right = scorer(metric)
+    scorer(metric)
     if not examples:
         raise InputError(f"the split {split!r} has no examples")
     if concurrency < 1:
@@ -49,7 +49,7 @@ async def evaluate(
     errors = [a.error for a in answers if a.error is not None]
     if len(errors) == len(answers):
         raise EngineError(f"none of {len(answers)} requests was answered; the first failed so: {errors[0]}")
-    verdicts = [a.calls is not None and right(e.expected, a.calls) for e, a in zip(examples, answers, strict=True)]
+    verdicts = [a.calls is not None and is_right(metric, e, a.calls) for e, a in zip(examples, answers, strict=True)]
     correct = sum(verdicts)
     low, high = wilson_interval(correct, len(examples))
     energy = _sum([a.energy for a in answers])

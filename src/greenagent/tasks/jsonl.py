@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from greenagent.core.calls import Tool, ToolCall, strict_json
 from greenagent.core.errors import TaskError, nearest
 from greenagent.core.interface import Message, label_text
-from greenagent.tasks.records import NO_TOOL_INTENTS, Example, InterfaceKind
+from greenagent.tasks.records import NO_TOOL_INTENTS, AcceptedCall, Example, InterfaceKind
 from greenagent.tasks.schema import call_problem, short, tool_problem
+from greenagent.tasks.score import accepted_calls
 from greenagent.tasks.slices import domain_slice
 
 __all__ = ["JsonlReader", "read_tools"]
@@ -29,11 +30,20 @@ class JsonlReader:
 
     After iteration ``tools`` holds every tool met (the intents' names sorted, in a ``text``/``intent`` file) and ``kind`` the
     form of the lines (``None`` for a file without lines). ``tools`` given beforehand are those of a ``tools.json``: calls are
-    validated against them. ``domains`` are those of a ``domains.json``: the domain of each tool.
+    validated against them. ``domains`` are those of a ``domains.json``: the domain of each tool. ``declared``: every line's
+    ``tools`` are that example's own, and not the task's.
     """
 
-    def __init__(self, path: Path, tools: list[Tool] | None = None, domains: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tools: list[Tool] | None = None,
+        domains: Mapping[str, str] | None = None,
+        *,
+        declared: bool = False,
+    ) -> None:
         self.path = path
+        self._declared = declared
         self.kind: InterfaceKind | None = None
         self._known: dict[str, Tool] = {t.name: t for t in tools or []}
         self._domains = domains or {}
@@ -74,7 +84,9 @@ class JsonlReader:
             raise self._fail(number, f"not valid JSON ({error})") from error
         if not isinstance(row, dict):
             raise self._fail(number, f"expected an object, got {short(row)}")
-        kind: InterfaceKind = "calls" if "messages" in row else "label"
+        kind: InterfaceKind = "label" if "messages" not in row else "declared" if self._declared else "calls"
+        if kind == "label" and self._declared:
+            raise self._fail(number, "a task of declared tools has lines with 'messages' and 'tools'")
         if kind == "label" and not ("text" in row and "intent" in row):
             hints = "".join(nearest(k, ("text", "intent", "messages"), 1) for k in row if k not in ("text", "intent"))
             raise self._fail(number, f"expected 'messages', or 'text' and 'intent'; got the keys {sorted(row)}{hints}")
@@ -124,13 +136,32 @@ class JsonlReader:
                 raise self._fail(number, problem)
         metadata = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
         expected = messages[-1].tool_calls
+        accepted = self._accepted(row, expected, number)
         slices = domain_slice(expected, self._domains) | {str(k): str(v) for k, v in (metadata or {}).items() if k != "id"}
-        slices.setdefault("tool", "+".join(c.name for c in expected) or "none")
+        if not self._declared:  # else hardly any tool is met twice
+            slices.setdefault("tool", "+".join(c.name for c in expected) or "none")
         name = str((metadata or {}).get("id") or f"{self.path.stem}:{number}")
-        return Example(id=name, messages=messages[:-1], expected=expected, slices=slices)
+        own = list(tools.values()) if self._declared else None
+        return Example(id=name, messages=messages[:-1], expected=expected, tools=own, accepted=accepted, slices=slices)
+
+    def _accepted(self, row: dict[str, Any], expected: list[ToolCall], number: int) -> list[AcceptedCall] | None:
+        entries = row.get("accepted")
+        if entries is None:
+            return None
+        if not isinstance(entries, list):
+            raise self._fail(number, f"'accepted' must be a list of calls with lists of values, got {short(entries)}")
+        try:
+            accepted = [AcceptedCall.model_validate(entry) for entry in entries]
+        except ValidationError as error:
+            raise self._fail(number, f"'accepted' is not a list of calls with lists of values ({_first(error)})") from error
+        if not accepted_calls(accepted, expected):
+            raise self._fail(number, "'accepted' does not accept the expected answer itself")
+        return accepted
 
     def _tools_of(self, row: dict[str, Any], number: int) -> dict[str, Tool]:
         entries = row.get("tools")
+        if entries is None and self._declared:
+            raise self._fail(number, "'tools' is missing: in a task of declared tools every line has its own")
         if entries is None:
             return self._known
         if entries == self._line_tools[0]:
@@ -139,7 +170,7 @@ class JsonlReader:
             tools = {t.name: t for t in _tools(entries)}
         except ValueError as error:
             raise self._fail(number, f"'tools' is not OpenAI's list of tools ({_first(error)})") from error
-        for name, tool in tools.items():
+        for name, tool in tools.items() if not self._declared else ():
             if self._known.setdefault(name, tool).parameters != tool.parameters:
                 raise self._fail(number, f"the tool {name!r} has other parameters here than before")
         self._line_tools = (entries, tools)

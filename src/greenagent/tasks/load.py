@@ -11,6 +11,7 @@ from greenagent.tasks.embedded import ASSISTANT, generate
 from greenagent.tasks.jsonl import JsonlReader, read_tools
 from greenagent.tasks.records import Example, InterfaceKind, Task
 from greenagent.tasks.slices import DOMAINS_FILE, read_domains
+from greenagent.tasks.task_file import declares_tools
 
 __all__ = ["iter_examples", "load_task"]
 
@@ -24,7 +25,9 @@ def load_task(path_or_name: str | Path) -> Task:
     and may have a ``tools.json``, and a ``domains.json`` (domains with the lists of their tools), which gives each example a
     slice ``domain``. A single file is one split named by its stem. ``text``/``intent`` lines make each distinct intent a tool
     without arguments, in the order of the names; the intents ``oos``, ``none`` and null mean that no tool fits and are not tools;
-    ``messages`` need at least one tool in the task. Errors: `TaskError`, with file and line.
+    ``messages`` need at least one tool in the task. Where a ``task.json`` says ``{"interface": "declared"}``, the ``tools`` of
+    each line are its own, for the prompt; else all tools are the task's, for a model to learn. Errors: `TaskError`, with file and
+    line.
     """
     path = Path(path_or_name)
     if str(path_or_name) == ASSISTANT and not path.exists():
@@ -42,12 +45,13 @@ def load_task(path_or_name: str | Path) -> Task:
 
 def iter_examples(path: str | Path) -> Iterator[Example]:
     """Streams one JSONL file without holding it in memory; a ``tools.json`` beside it is read first. Errors: `TaskError`."""
-    return iter(JsonlReader(Path(path), _tools_beside(Path(path)), _domains_beside(Path(path))))
+    beside = Path(path).parent
+    return iter(JsonlReader(Path(path), _tools_beside(Path(path)), _domains_beside(Path(path)), declared=declares_tools(beside)))
 
 
 def _tools_beside(path: Path) -> list[Tool]:
     beside = path.parent / "tools.json"
-    return read_tools(beside) if beside.is_file() else []
+    return read_tools(beside) if beside.is_file() and not declares_tools(path.parent) else []
 
 
 def _domains_beside(path: Path) -> dict[str, str]:
@@ -57,11 +61,12 @@ def _domains_beside(path: Path) -> dict[str, str]:
 
 def _load(name: str, files: list[Path]) -> Task:
     declared, domains = _tools_beside(files[0]), _domains_beside(files[0])
+    own = declares_tools(files[0].parent)
     tools: dict[str, Tool] = {}
     kinds: dict[InterfaceKind, Path] = {}
     splits: dict[str, list[Example]] = {}
     for file in files:
-        reader = JsonlReader(file, declared, domains)
+        reader = JsonlReader(file, declared, domains, declared=own)
         splits[file.stem] = list(reader)
         if reader.kind is None:
             raise TaskError(f"{file} has no examples")

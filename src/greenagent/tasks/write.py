@@ -1,4 +1,5 @@
-"""Writing a task in OpenAI's fine-tuning format: ``messages`` with ``tool_calls``, and one ``tools.json`` beside the splits.
+"""Writing a task in OpenAI's fine-tuning format: ``messages`` with ``tool_calls``, and one ``tools.json`` beside the splits,
+or each line's own ``tools`` (and a ``task.json`` that says so).
 
 `greenagent.tasks.load_task` reads it back to the same content (same ``sha256``). Each line's ``metadata`` keeps the example's id
 and slices.
@@ -14,6 +15,7 @@ from typing import Any
 from greenagent.core.atomic import new_directory
 from greenagent.core.interface import Message
 from greenagent.tasks.records import Example, Task
+from greenagent.tasks.task_file import write_declared
 
 __all__ = ["openai_line", "openai_messages", "write_task"]
 
@@ -23,14 +25,22 @@ NO_TOOL_TEXT = "No tool fits this request."
 def openai_line(example: Example) -> dict[str, Any]:
     """One line: the prompt, then the expected answer as the assistant's message (a sentence where no tool fits)."""
     answer = Message(role="assistant", content=None if example.expected else NO_TOOL_TEXT, tool_calls=example.expected)
-    return {"messages": openai_messages([*example.messages, answer]), "metadata": {"id": example.id, **example.slices}}
+    line: dict[str, Any] = {"messages": openai_messages([*example.messages, answer])}
+    if example.tools is not None:
+        line["tools"] = [tool.openai() for tool in example.tools]
+    if example.accepted is not None:
+        line["accepted"] = [call.model_dump() for call in example.accepted]
+    return {**line, "metadata": {"id": example.id, **example.slices}}
 
 
 def write_task(task: Task, directory: Path) -> None:
     """Writes every split and the tools; the directory is whole or absent. Errors: `EnvironmentalError`."""
     with new_directory(directory) as folder:
-        tools = json.dumps([t.openai() for t in task.tools], indent=1, ensure_ascii=False)
-        (folder / "tools.json").write_text(tools + "\n", encoding="utf-8")
+        if task.interface_kind == "declared":
+            write_declared(folder)
+        else:
+            tools = json.dumps([t.openai() for t in task.tools], indent=1, ensure_ascii=False)
+            (folder / "tools.json").write_text(tools + "\n", encoding="utf-8")
         for split, examples in task.splits.items():
             _write_lines(folder / f"{split}.jsonl", (openai_line(e) for e in examples))
 

@@ -85,9 +85,7 @@ class Classifier(Candidate):
 def rows_of(examples: Iterable[Example], interface: Interface) -> list[Row]:
     """``text``, as the interface renders the prompt, and ``label``, the number of the right choice."""
     numbers = {choice: number for number, choice in enumerate(interface.choices)}
-    return [
-        {"text": interface.render_prompt(e.messages), "label": numbers[interface.render_answer(e.expected)]} for e in examples
-    ]
+    return [{"text": e.prompt(interface), "label": numbers[e.answer(interface)]} for e in examples]
 
 
 def require_choice(interface: Interface) -> None:

@@ -174,7 +174,7 @@ class _Lesson(Sequence[dict[str, Any]]):
         if run.interface.codes and _spelt_otherwise(self._options, run):
             spoken = [(run.teacher(name), run.speaks(name)) for name in names]
             return Choosers.load(spoken, self._tokenizer, run.interface.codes)
-        sample = [run.interface.render_prompt(e.messages) for e in list(run.fit)[:_SAMPLE]]
+        sample = [e.prompt(run.interface) for e in list(run.fit)[:_SAMPLE]]
         return Teachers.load([run.teacher(name) for name in names], self._tokenizer, sample)
 
     def _compute(self, signals: Signals, teachers: Teachers | Choosers, run: Run) -> None:

@@ -87,10 +87,10 @@ class Select(StepOptions):
 
     def _choose(self, run: Run) -> Kept:
         examples = [*run.fit, *run.synthetic()]
-        prompts = [run.interface.render_prompt(example.messages) for example in examples]
+        prompts = [example.prompt(run.interface) for example in examples]
         left = list(range(len(examples)))
         if self.duplicates is not None:
-            answers = [run.interface.render_answer(example.expected) for example in examples]
+            answers = [example.answer(run.interface) for example in examples]
             left = without_near_duplicates(prompts, answers, self.duplicates)
         best = left
         if self.share < 1:

@@ -70,6 +70,8 @@ class Synthesize(StepOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Writes ``synthetic.jsonl`` into the step's folder; what was read, written or answered before a crash is not again."""
+        if run.interface.kind == "declared":
+            raise RecipeError("synthesize: new requests need tools that all requests share; here each example has its own")
         teacher = served_teacher(self.teacher, run)
         found, written = self._requests(run)
         asked = [*asking(found, "unlabelled"), *asking(written)]

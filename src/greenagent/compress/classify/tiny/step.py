@@ -88,6 +88,4 @@ class TinyStudent(StepOptions):
 
 def _counted(run: Run) -> Counter[str]:
     """How often each word stands in the training texts."""
-    return Counter(
-        word for example in [*run.fit, *run.synthetic()] for word in split(run.interface.render_prompt(example.messages))
-    )
+    return Counter(word for example in [*run.fit, *run.synthetic()] for word in split(example.prompt(run.interface)))
