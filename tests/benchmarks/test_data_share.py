@@ -12,6 +12,7 @@ import yaml
 from data_share import ALL, UNLIKE, Choice, choices, main, plan_for, summarise
 
 from greenagent.compress.recipe import Recipe, load_recipe
+from greenagent.compress.search.space import each_value
 from greenagent.compress.train import TrainOptions
 from greenagent.core.errors import InputError
 
@@ -29,7 +30,8 @@ def recipe(*steps: Any) -> Recipe:
 
 def test_every_ready_recipe_has_a_place_for_selection_behind_its_teacher() -> None:
     for path in (ROOT / "recipes").rglob("*.yaml"):
-        loaded = load_recipe(path)
+        left_open = load_recipe(path)
+        loaded = left_open.with_chosen(next(each_value(left_open.search)))
         plan = plan_for(loaded)
         assert plan.teacher == "teacher"
         for choice in choices(plan, [0.1, 1.0], data_share.WAYS):

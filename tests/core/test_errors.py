@@ -7,7 +7,7 @@ import re
 import pytest
 
 from greenagent.core import errors
-from greenagent.core.errors import GreenagentError, InputError, MissingExtraError, RequestError, nearest
+from greenagent.core.errors import ElsewhereError, GreenagentError, InputError, MissingExtraError, RequestError, nearest
 
 
 def _classes() -> list[type[GreenagentError]]:
@@ -15,8 +15,10 @@ def _classes() -> list[type[GreenagentError]]:
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    documented = dict(re.findall(r"(\w+Error)\s+(\d)\s", errors.__doc__ or ""))
-    assert documented == {c.__name__: str(c.exit_code) for c in _classes()}
+    documented = dict(re.findall(r"(\w+Error)\s+(\d|\*)\s", errors.__doc__ or ""))
+    codes = {c.__name__: str(c.exit_code) for c in _classes()}
+    assert documented == codes | {"ElsewhereError": "*"}
+    assert ElsewhereError(3, 5).exit_code == 5
 
 
 def test_every_error_is_exported() -> None:
