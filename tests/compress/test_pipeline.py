@@ -224,6 +224,10 @@ def test_a_corrected_recipe_keeps_the_steps_that_are_the_same(tiny_dir: Path, ta
     other: Steps = [{"prune": {"depth": 2}}, *first[1:]]
     with pytest.raises(InputError, match=r"step 1 \(prune\) is done and differs"):
         compress(recipe_for(tiny_dir, task_dir, other), out, resume=True, progress=quiet, say=quiet, gains=False)
+    mark = work_directory(out) / "run.json"
+    begun = json.loads(mark.read_text())
+    assert begun["steps"][0][1].pop("hidden", "absent") is None  # as a release without this option left it
+    mark.write_text(json.dumps(begun))
     corrected: Steps = [*first[:2], {"prune": {"depth": 2}}]
     card = compress(
         recipe_for(tiny_dir, task_dir, corrected),

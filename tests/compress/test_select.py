@@ -77,7 +77,13 @@ class _Letters(Classifier):
     def export(self, directory: Path, name: str) -> tuple[str, Path]:
         raise NotImplementedError
 
-    def agreement(self, directory: Path, prompts: list[str], interface: Any) -> dict[str, Any]:
+    def drop(self, share: float) -> None:
+        raise NotImplementedError
+
+    def favour(self, choice: int, amount: float) -> None:
+        raise NotImplementedError
+
+    def served_log_probs(self, directory: Path, prompts: Sequence[str]) -> Any:
         raise NotImplementedError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 import time
@@ -14,10 +15,11 @@ from greenagent.measure.memory import PeakMemory
 MB = 1_000_000
 
 
-def hold(megabytes: int) -> None:
-    """Touches every page, and lets all go."""
-    block = bytearray(megabytes * MB)
-    block[::4096] = b"x" * len(block[::4096])
+def hold(megabytes: int, seconds: float = 0.0) -> None:
+    """Touches every page, and lets all go: to the kernel, which ``malloc`` need not do."""
+    with mmap.mmap(-1, megabytes * MB) as block:
+        block[::4096] = b"x" * len(block[::4096])
+        time.sleep(seconds)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the high-water mark is Linux's")
@@ -56,10 +58,7 @@ def test_children_count_while_they_live() -> None:
 def test_where_the_kernel_keeps_no_mark_the_looks_remain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_reset_high_water", lambda: False)
     with PeakMemory() as peak:
-        block = bytearray(200 * MB)
-        block[::4096] = b"x" * len(block[::4096])
-        time.sleep(0.2)
-        del block
+        hold(200, seconds=0.2)
     with PeakMemory() as after:
         pass
     assert peak.bytes > after.bytes + 150 * MB

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def open_work(
         if (work / _MARK).is_file() and not restart:
             if not resume:
                 raise InputError(f"{work} holds an unfinished run: add --resume to continue it or --restart to discard it")
-            _forget_changed(work, mark)
+            _forget_changed(work, mark["base"], steps)
         else:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
@@ -72,17 +73,16 @@ def require_shared(work: Path) -> None:
         raise EnvironmentalError(f"{work} is not seen on every machine of this run: give an -o on a file system that they share")
 
 
-def _forget_changed(work: Path, mark: dict[str, Any]) -> None:
+def _forget_changed(work: Path, base: Any, steps: list[tuple[str, StepOptions]]) -> None:
     """Removes what was begun of steps that the recipe now has otherwise; a finished one among them is an error."""
     old = json.loads((work / _MARK).read_text(encoding="utf-8"))
-    if old.get("base") != mark["base"]:
+    if old.get("base") != base:
         raise InputError(
             f"{work} was begun with another model, task, seed, select_share or train_on: add --restart to discard it"
         )
-    same = 0
-    while same < min(len(old["steps"]), len(mark["steps"])) and old["steps"][same] == mark["steps"][same]:
-        same += 1
-    kept = {step_folder(number, name) for number, (name, _) in enumerate(mark["steps"][:same], 1)}
+    pairs = zip(old["steps"], steps, strict=False)
+    same = len(list(takewhile(lambda pair: _is_same(*pair), pairs)))
+    kept = {step_folder(number, name) for number, (name, _) in enumerate(steps[:same], 1)}
     for number, (name, _) in enumerate(old["steps"], 1):
         folder = work / step_folder(number, name)
         if folder.name in kept or not folder.is_dir():
@@ -93,3 +93,11 @@ def _forget_changed(work: Path, mark: dict[str, Any]) -> None:
             )
         shutil.rmtree(folder)
         shutil.rmtree(shared_folder(work), ignore_errors=True)  # what followed from the steps that are gone
+
+
+def _is_same(old: tuple[str, dict[str, Any]], now: tuple[str, StepOptions]) -> bool:
+    """Whether a step has the options it was begun with; one that a newer release added had its default."""
+    (old_name, old_options), (name, step) = old, now
+    added = type(step).model_fields.keys() - old_options.keys()
+    defaults = all(getattr(step, key) == type(step).model_fields[key].get_default(call_default_factory=True) for key in added)
+    return old_name == name and defaults and old_options == step.model_dump(mode="json", exclude=set(added))
