@@ -42,7 +42,12 @@ def student(bits: int = 4, mixer_bits: int = 8, layers: int = 2) -> Tiny:
     torch.manual_seed(0)
     words = Words(["play", "some", "jazz", "weather", "what", "'", "s"], buckets=32)
     shape = TinyShape(choices=5, width=16, layers=layers, buckets=32, bits=bits, mixer_bits=mixer_bits)
-    return Tiny(TinyModule(shape, words.rows), words, base="nothing").changed()
+    module = TinyModule(shape, words.rows)
+    with torch.no_grad():
+        for name, vector in module.named_parameters():
+            if name.endswith("_bias"):
+                vector.normal_()
+    return Tiny(module, words, base="nothing").changed()
 
 
 def quiet(*_: object) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from greenagent.core.engine import StepReport
 from greenagent.core.errors import EngineError, RequestError
-from greenagent.engines.inprocess import InProcessClient
+from greenagent.engines.inprocess import Gathering, InProcessClient
 
 from .conftest import collect, text_of
 
@@ -60,3 +60,63 @@ async def test_what_is_refused_and_what_comes_too_late() -> None:
         await first
     with pytest.raises(EngineError, match="closed"):
         await collect(client, prompt="a")
+
+
+class Door:
+    """Counts who waits, and how many each step took and when."""
+
+    def __init__(self, most: int, longest_s: float) -> None:
+        self.waiting = 0
+        self.steps: list[int] = []
+        self.gathering = Gathering(self.begin, lambda: self.waiting, most, longest_s)
+        self.scheduled = False
+
+    def come(self) -> None:
+        self.waiting += 1
+        if not self.scheduled:
+            self.scheduled = True
+            self.gathering.start()
+
+    def begin(self) -> None:
+        self.steps.append(self.waiting)
+        self.waiting, self.scheduled = 0, False
+
+
+async def test_under_load_steps_wait_for_more_but_not_for_ever() -> None:
+    door, loop = Door(most=100_000, longest_s=0.01), asyncio.get_running_loop()
+    until_s, came = loop.time() + 0.1, 0
+    while loop.time() < until_s or len(door.steps) < 2:
+        door.come()
+        came += 1
+        await asyncio.sleep(0)
+    assert len(door.steps) < came / 10
+
+
+async def test_a_full_step_waits_no_longer() -> None:
+    door = Door(most=4, longest_s=60.0)
+    for _ in range(4):
+        door.come()
+    await asyncio.sleep(0.05)
+    assert door.steps == [4]
+
+
+async def test_who_is_alone_is_not_kept_waiting() -> None:
+    door = Door(most=32, longest_s=0.01)
+    for _ in range(17):
+        door.come()
+        if not door.steps:
+            await asyncio.sleep(0.02)  # it waited for company, in vain
+        else:
+            await asyncio.sleep(0)
+    assert door.steps == [1] * 17
+    door.come()
+    await asyncio.sleep(0)
+    assert door.waiting == 1  # now it tries again
+
+
+async def test_without_a_wait_every_turn_of_the_loop_has_its_step() -> None:
+    door = Door(most=32, longest_s=0.0)
+    door.come()
+    door.come()
+    await asyncio.sleep(0)
+    assert door.steps == [2]

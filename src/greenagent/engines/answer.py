@@ -100,7 +100,7 @@ class Answer:
         return finish
 
     def _piece(self, finish: FinishReason | None) -> TokenEvent:
-        event = TokenEvent.model_construct(  # all fields: looking up what is left out takes longer than a tiny student
+        event = TokenEvent(
             request_id=self.request_id,
             text="".join(self._text),
             token_ids=self._ids,
@@ -108,9 +108,6 @@ class Answer:
             finish_reason=finish,
             prompt_tokens=self.prompt_tokens if finish else None,
             generated_tokens=self.generated_tokens if finish else None,
-            energy=None,
-            error=None,
-            attributes={},
         )
         self._text, self._ids, self._logprobs = [], [], []
         return event

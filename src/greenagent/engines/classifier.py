@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from greenagent.core.engine import EngineRequest, Grammar, TokenEvent
+from greenagent.core.engine import EngineRequest, FinishReason, Grammar, TokenEvent
 from greenagent.core.errors import ModelError, RequestError
 from greenagent.engines.answer import Answer
 from greenagent.engines.base import EngineSettings, PromptTooLongError
@@ -40,11 +40,17 @@ class Network(Protocol):
 
 
 class ClassifierEngine:
-    """Implements `greenagent.engines.base.StepEngine` on a `Network`. Its tokens are the numbers of the choices."""
+    """Implements `greenagent.engines.base.StepEngine` on a `Network`. Its tokens are the numbers of the choices.
 
-    def __init__(self, ref: ModelRef, network: Network, settings: EngineSettings, facts: dict[str, Any]) -> None:
+    ``gather_s`` is how long the first request of a step may wait for others, where the engine runs in the caller's event loop.
+    """
+
+    def __init__(
+        self, ref: ModelRef, network: Network, settings: EngineSettings, facts: dict[str, Any], gather_s: float = 0.0
+    ) -> None:
         if ref.card is None or ref.card.interface.kind != "label":
             raise ModelError(f"{ref.name} has no card.json that says what it chooses among")
+        self.gather_s = gather_s
         self._network = network
         self._choices = ref.card.interface.choices
         self._numbers = {choice: number for number, choice in enumerate(self._choices)}
@@ -103,11 +109,23 @@ class ClassifierEngine:
             raise RequestError(f"this model chooses a tool and writes nothing: no {grammar.kind} grammar fits", "grammar")
         return None if len(set(allowed)) == len(self._choices) else np.array(allowed)
 
-    def _end(self, request: EngineRequest, prompt_tokens: int, numbers: list[int], logs: list[float], reason: Any) -> None:
-        answer = Answer(request, prompt_tokens, self._text, ())
-        event = answer.add(numbers, logs, reason)
-        if event is not None:
-            self._ended.append(event)
+    def _end(
+        self, request: EngineRequest, prompt_tokens: int, numbers: list[int], logs: list[float], reason: FinishReason
+    ) -> None:
+        if request.stop:  # may stand in a choice
+            event = Answer(request, prompt_tokens, self._text, ()).add(numbers, logs, reason)
+            assert event is not None
+        else:  # as `Answer` would give it, in half the time
+            event = TokenEvent(
+                request_id=request.request_id,
+                text=self._text(numbers),
+                token_ids=numbers,
+                logprobs=logs if request.logprobs else [],
+                finish_reason=reason,
+                prompt_tokens=prompt_tokens,
+                generated_tokens=len(numbers),
+            )
+        self._ended.append(event)
 
     def _text(self, numbers: Sequence[int]) -> str:
         return "".join(self._choices[number] for number in numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.core.errors import InputError, MissingExtraError, ModelError
 from greenagent.engines.base import EngineSettings, parse_options
@@ -13,9 +13,13 @@ __all__ = ["open_tiny"]
 
 
 class TinyOptions(BaseModel):
-    """There is nothing to set: one thread of a CPU runs it."""
+    """What the tiny engine lets be set; one thread of a CPU runs it."""
 
     model_config = ConfigDict(extra="forbid")
+
+    gather_ms: float = Field(
+        default=10, ge=0, description="how long a request may wait for others under load, which then share its work"
+    )
 
 
 def open_tiny(model: str, settings: EngineSettings) -> ClassifierEngine:
@@ -33,7 +37,7 @@ def open_tiny(model: str, settings: EngineSettings) -> ClassifierEngine:
     except ImportError as error:
         raise MissingExtraError(str(error.name), "serve", "the tiny engine") from error
     threadpool_limits(1, user_api="blas")  # its matrices are so small that a second thread would only wait
-    parse_options(TinyOptions, settings.options, "tiny")
+    options = parse_options(TinyOptions, settings.options, "tiny")
     if settings.device not in ("CPU", "AUTO"):
         raise InputError(f"a tiny student runs on the CPU, not on {settings.device!r}")
     ref = resolve_model(model)
@@ -43,4 +47,4 @@ def open_tiny(model: str, settings: EngineSettings) -> ClassifierEngine:
     if ref.card is not None and len(ref.card.interface.choices) != shape.choices:
         raise ModelError(f"{ref.tiny} has {shape.choices} choices, its card {len(ref.card.interface.choices)}")
     facts = {"engine": "tiny", "version": "1", "threads": 1, "precision": f"int{shape.bits}"}
-    return ClassifierEngine(ref, TinyNetwork(shape, words, weights), settings, facts)
+    return ClassifierEngine(ref, TinyNetwork(shape, words, weights), settings, facts, options.gather_ms / 1000)

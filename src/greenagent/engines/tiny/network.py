@@ -1,7 +1,8 @@
 """The network of a tiny student in numpy: all prompts of a batch in one matrix of words.
 
-Word embeddings; ``layers`` times a mixer (layer norm, a depthwise convolution over neighbouring words, two linear maps with a
-ReLU between, added to what came in); the maximum and an attention-weighted mean over the words; layer norm; one linear map.
+Word embeddings; ``layers`` times a mixer (root-mean-square norm, a depthwise convolution over neighbouring words, two linear maps
+with a ReLU between, added to what came in); the maximum and an attention-weighted mean over the words; the norm again; one linear
+map. The norms have no weights, since what follows each is linear.
 
 A few empty rows stand before, between and behind the prompts, so that a word's neighbours are the rows beside it.
 """
@@ -9,6 +10,7 @@ A few empty rows stand before, between and behind the prompts, so that a word's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -19,7 +21,19 @@ from greenagent.engines.tiny.words import PADDING, Words
 __all__ = ["EPSILON", "TinyNetwork"]
 
 EPSILON = 1e-5
-"""Added to the variance in a layer norm."""
+"""Added to the mean square in a norm."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mixer:
+    """A layer's weights as they are multiplied with. ``relu(x + b) = max(x, -b) + b``: ``floor`` is -b, and what b adds behind
+    the second map is in its ``bias``."""
+
+    kernel: np.ndarray  # (neighbours, width)
+    up: np.ndarray  # (width, inner)
+    floor: np.ndarray
+    down: np.ndarray  # (inner, width)
+    bias: np.ndarray
 
 
 class TinyNetwork:
@@ -28,9 +42,12 @@ class TinyNetwork:
     most_tokens: int | None = None
 
     def __init__(self, shape: TinyShape, words: Words, weights: Mapping[str, np.ndarray]) -> None:
-        self._shape = shape
         self._words = words
-        self._weights = {name: np.ascontiguousarray(values) for name, values in weights.items()}
+        self._table = weights["embedding"]
+        self._mixers = [_mixer(weights, f"mixer.{layer}.") for layer in range(shape.layers)]
+        self._attention = np.ascontiguousarray(weights["attention"].T)
+        self._head = np.ascontiguousarray(weights["head"].T) / np.float32(shape.temperature)
+        self._bias = weights["head.bias"] / np.float32(shape.temperature)
         self._gap = max(shape.kernel // 2, 1)
         self._empty: list[tuple[int, ...]] = [(PADDING,)] * self._gap
 
@@ -41,19 +58,24 @@ class TinyNetwork:
     def log_probs(self, prompts: Sequence[Sequence[tuple[int, ...]]]) -> np.ndarray:
         """Calibrated natural-log probabilities, shape (prompts, choices)."""
         words = [*self._empty, *chain.from_iterable((*prompt, *self._empty) for prompt in prompts)]
-        places = _Places([len(prompt) for prompt in prompts], self._gap)
+        lengths = np.array([len(prompt) for prompt in prompts])
+        starts = self._gap + np.cumsum(lengths + self._gap) - lengths - self._gap
         hidden = self._embedded(words)
-        for layer in range(self._shape.layers):
-            hidden += self._mixed(hidden, places, f"mixer.{layer}.")
-        logits = self._linear(self._normed(self._pooled(hidden, places), "norm"), "head")
-        logits /= self._shape.temperature
+        for number, mixer in enumerate(self._mixers):
+            scale = _scale(hidden)
+            if number:  # before the first layer empty rows are 0 already
+                scale[_between(starts, lengths, self._gap)] = 0
+            hidden += _mixed(hidden * scale, mixer)
+        pooled = self._pooled(hidden, starts, lengths)
+        logits: np.ndarray = (pooled * _scale(pooled)) @ self._head
+        logits += self._bias
         logits -= logits.max(-1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
         return logits
 
     def _embedded(self, words: list[tuple[int, ...]]) -> np.ndarray:
         """(words, width); a word of several rows is their mean."""
-        table = self._weights["embedding"]
+        table = self._table
         hidden: np.ndarray = table[[rows[0] for rows in words]]
         pieced = [number for number, rows in enumerate(words) if len(rows) > 1]
         if pieced:
@@ -62,68 +84,61 @@ class TinyNetwork:
             hidden[pieced] = np.add.reduceat(rows, counts.cumsum() - counts) / counts[:, None].astype(np.float32)
         return hidden
 
-    def _mixed(self, hidden: np.ndarray, places: _Places, name: str) -> np.ndarray:
-        normed = self._normed(hidden, name + "norm")
-        normed[places.empty] = 0
-        mixed = self._linear(
-            _convolved(normed, self._weights[name + "kernel"]) + self._weights[name + "kernel.bias"], name + "up"
-        )
-        return self._linear(np.maximum(mixed, 0, out=mixed), name + "down")
+    def _pooled(self, hidden: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The maximum and the attention-weighted mean over each prompt's words, side by side.
 
-    def _pooled(self, hidden: np.ndarray, places: _Places) -> np.ndarray:
-        """The maximum and the attention-weighted mean over each prompt's words, side by side."""
-        scores = self._linear(hidden, "attention")
-        scores[places.empty] = -np.inf
-        scores -= places.repeated(places.over(np.maximum, scores))
+        The words are laid out anew, (longest, prompts, width), a shorter prompt's last one again and again.
+        """
+        place = np.arange(lengths.max())[:, None]
+        laid = hidden[np.minimum(place, lengths - 1) + starts]
+        scores = laid @ self._attention
+        scores[place >= lengths] = -np.inf
+        scores -= scores.max(0)
         weights = np.exp(scores, out=scores)
-        weights /= places.repeated(places.over(np.add, weights))
-        mean = places.over(np.add, hidden * weights.mean(-1, keepdims=True))
-        return np.concatenate([places.over(np.maximum, hidden), mean], axis=-1)
-
-    def _linear(self, values: np.ndarray, name: str) -> np.ndarray:
-        mapped: np.ndarray = values @ self._weights[name].T
-        mapped += self._weights[name + ".bias"]
-        return mapped
-
-    def _normed(self, values: np.ndarray, name: str) -> np.ndarray:
-        width = values.shape[-1]
-        normed: np.ndarray = values - np.add.reduce(values, -1, keepdims=True) / width
-        variance = np.einsum("ij,ij->i", normed, normed) / width
-        normed /= np.sqrt(variance + EPSILON)[:, None]
-        normed *= self._weights[name + ".weight"]
-        normed += self._weights[name + ".bias"]
-        return normed
+        weights /= weights.sum(0)
+        mean = (laid * weights.mean(-1, keepdims=True)).sum(0)
+        return np.concatenate([laid.max(0), mean], axis=-1)
 
 
-class _Places:
-    """Where each prompt's words stand among the rows, ``gap`` empty ones before the first and behind each."""
+def _mixer(weights: Mapping[str, np.ndarray], name: str) -> _Mixer:
+    up_bias, down = weights[name + "up.bias"], np.ascontiguousarray(weights[name + "down"].T)
+    return _Mixer(
+        kernel=np.ascontiguousarray(weights[name + "kernel"].T),
+        up=np.ascontiguousarray(weights[name + "up"].T),
+        floor=-up_bias,
+        down=down,
+        bias=weights[name + "down.bias"] + up_bias @ down,
+    )
 
-    def __init__(self, lengths: Sequence[int], gap: int) -> None:
-        counts = np.array(lengths)
-        ends = gap + np.cumsum(counts + gap) - gap
-        self._bounds = np.stack([ends - counts, ends], axis=-1).ravel()
-        self._spans = counts + gap
-        self._spans[0] += gap
-        self.empty = np.concatenate([np.arange(gap), (ends[:, None] + np.arange(gap)).ravel()])
 
-    def over(self, operation: np.ufunc, values: np.ndarray) -> np.ndarray:
-        """``operation`` over each prompt's rows of ``values``, shape (prompts, columns)."""
-        found: np.ndarray = operation.reduceat(values, self._bounds)[::2]
-        return found
+def _mixed(normed: np.ndarray, mixer: _Mixer) -> np.ndarray:
+    inner = _convolved(normed, mixer.kernel) @ mixer.up
+    mixed: np.ndarray = np.maximum(inner, mixer.floor, out=inner) @ mixer.down
+    mixed += mixer.bias
+    return mixed
 
-    def repeated(self, values: np.ndarray) -> np.ndarray:
-        """Each prompt's row of ``values`` for every one of its words, and for the empty ones that follow."""
-        return np.repeat(values, self._spans, axis=0)
+
+def _scale(values: np.ndarray) -> np.ndarray:
+    """What a root-mean-square norm multiplies each row with, (rows, 1)."""
+    squares = np.einsum("ij,ij->i", values, values)[:, None]
+    scale: np.ndarray = 1 / np.sqrt(squares / np.float32(values.shape[-1]) + np.float32(EPSILON))
+    return scale
+
+
+def _between(starts: np.ndarray, lengths: np.ndarray, gap: int) -> np.ndarray:
+    """The numbers of the empty rows: ``gap`` before the first prompt and behind each."""
+    behind = (starts + lengths)[:, None] + np.arange(gap)
+    return np.concatenate([np.arange(gap), behind.ravel()])
 
 
 def _convolved(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Every row with those beside it, weighed by the columns of ``kernel`` (width, neighbours)."""
-    half = kernel.shape[1] // 2
-    mixed: np.ndarray = values * kernel[:, half]
-    for place in range(kernel.shape[1]):
+    """Every row with those beside it, weighed by ``kernel`` (neighbours, width)."""
+    half = len(kernel) // 2
+    mixed: np.ndarray = values * kernel[half]
+    for place, weights in enumerate(kernel):
         shift = place - half
         if shift < 0:
-            mixed[-shift:] += values[:shift] * kernel[:, place]
+            mixed[-shift:] += values[:shift] * weights
         elif shift > 0:
-            mixed[:-shift] += values[shift:] * kernel[:, place]
+            mixed[:-shift] += values[shift:] * weights
     return mixed

@@ -30,13 +30,10 @@ class TinyModule(nn.Module):
         self._add("embedding", torch.randn(rows, width) * 0.1)
         for layer in range(shape.layers):
             name = f"mixer.{layer}."
-            self._add_norm(name + "norm", width)
             self._add(name + "kernel", torch.randn(width, shape.kernel) / shape.kernel)
-            self._add(name + "kernel.bias", torch.zeros(width))
             self._add_linear(name + "up", inner, width)
             self._add_linear(name + "down", width, inner)
-        self._add_linear("attention", shape.attention, width)
-        self._add_norm("norm", 2 * width)
+        self._add("attention", torch.randn(shape.attention, width) / width**0.5)
         self._add_linear("head", shape.choices, 2 * width)
         with torch.no_grad():
             self.weight("embedding")[PADDING] = 0
@@ -57,7 +54,7 @@ class TinyModule(nn.Module):
         hidden = self._dropped(hidden)
         for layer in range(self.shape.layers):
             hidden = hidden + self._dropped(self._mixed(hidden, inside, f"mixer.{layer}.")) * inside
-        return self._linear(self._dropped(self._normed(self._pooled(hidden, inside), "norm")), "head")
+        return self._linear(self._dropped(_normed(self._pooled(hidden, inside))), "head")
 
     @torch.no_grad()
     def tensors(self) -> dict[str, np.ndarray]:
@@ -88,22 +85,19 @@ class TinyModule(nn.Module):
     def _mixed(self, hidden: torch.Tensor, inside: torch.Tensor, name: str) -> torch.Tensor:
         kernel = self._rounded(name + "kernel")
         places = kernel.shape[1]
-        normed = (self._normed(hidden, name + "norm") * inside).transpose(1, 2)
+        normed = (_normed(hidden) * inside).transpose(1, 2)
         padded = functional.pad(normed, (places // 2, places - 1 - places // 2))
-        mixed = functional.conv1d(padded, kernel[:, None], self._vector(name + "kernel.bias"), groups=kernel.shape[0])
+        mixed = functional.conv1d(padded, kernel[:, None], groups=kernel.shape[0])
         return self._linear(functional.relu(self._linear(mixed.transpose(1, 2), name + "up")), name + "down")
 
     def _pooled(self, hidden: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         outside = inside == 0
-        weights = self._linear(hidden, "attention").masked_fill(outside, -torch.inf).softmax(1).mean(-1, keepdim=True)
+        scores = functional.linear(hidden, self._rounded("attention"))
+        weights = scores.masked_fill(outside, -torch.inf).softmax(1).mean(-1, keepdim=True)
         return torch.cat([hidden.masked_fill(outside, -torch.inf).amax(1), (hidden * weights).sum(1)], -1)
 
     def _linear(self, values: torch.Tensor, name: str) -> torch.Tensor:
         return functional.linear(values, self._rounded(name), self._vector(name + ".bias"))
-
-    def _normed(self, values: torch.Tensor, name: str) -> torch.Tensor:
-        weight, bias = self._vector(name + ".weight"), self._vector(name + ".bias")
-        return functional.layer_norm(values, (values.shape[-1],), weight, bias, EPSILON)
 
     def _dropped(self, values: torch.Tensor) -> torch.Tensor:
         return functional.dropout(values, self.dropout, self.training)
@@ -128,9 +122,10 @@ class TinyModule(nn.Module):
         self._add(name, torch.randn(out, into) / into**0.5)
         self._add(name + ".bias", torch.zeros(out))
 
-    def _add_norm(self, name: str, width: int) -> None:
-        self._add(name + ".weight", torch.ones(width))
-        self._add(name + ".bias", torch.zeros(width))
+
+def _normed(values: torch.Tensor) -> torch.Tensor:
+    """Divided by the root of the mean square (Zhang & Sennrich 2019)."""
+    return functional.rms_norm(values, (values.shape[-1],), eps=EPSILON)
 
 
 def _quantized(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
