@@ -26,6 +26,39 @@ def test_idle_without_requests() -> None:
     assert a.total_j == 30
 
 
+def test_a_busy_span_between_two_requests_is_the_next_ones_overhead() -> None:
+    a = Attributor()
+    a.advance(0.0, 0.0, 0.0, None, 0.0)
+    a.advance(10.0, 0.2, 0.8, None, 1.0)
+    assert a.idle_j == pytest.approx(10 - 10 * 0.8 * 0.8)
+    assert a.pending_j == pytest.approx(6.4)
+    a.arrive("a", 1.0)
+    assert a.pending_j == 0
+    assert a.finish("a") == Share(0.0, pytest.approx(6.4))
+
+
+def test_what_is_kept_for_a_request_that_does_not_come_is_idle() -> None:
+    a = Attributor()
+    a.advance(0.0, 0.0, 0.0, None, 0.0)
+    a.advance(10.0, 0.0, 1.0, None, 1.0)
+    assert (a.idle_j, a.pending_j) == (0, 10)
+    a.rest()
+    assert (a.idle_j, a.pending_j) == (10, 0)
+
+
+def test_the_joules_of_a_refused_request_are_idle() -> None:
+    a = Attributor()
+    a.advance(0.0, 0.0, 0.0, None, 0.0)
+    a.arrive("refused", 0.0)
+    a.arrive("b", 0.0)
+    a.advance(8.0, 0.0, 1.0, None, 1.0)
+    a.drop("refused")
+    assert (a.idle_j, a.requests_j) == (4, 4)
+    assert a.finish("b") == Share(0.0, 4.0)
+    with pytest.raises(InputError, match="not in flight"):
+        a.drop("refused")
+
+
 def test_process_meter_splits_by_cpu_then_by_tokens() -> None:
     a = Attributor(decode_weight=5.0)
     a.advance(0.0, 0.0, 0.0, None, 0.0)
@@ -209,6 +242,14 @@ class Run:
             assert share.overhead_j >= 0
             self.handed_out.append(share.energy_j)
 
+    def drop(self, which: int) -> None:
+        flying = sorted(self.attributor.in_flight)
+        if flying:
+            self.attributor.drop(flying[which % len(flying)])
+
+    def rest(self) -> None:
+        self.attributor.rest()
+
     def step(self, cpu: float, tokens: list[tuple[int, int, int]], back_s: float) -> None:
         ids = [*sorted(self.attributor.in_flight), "unknown"]
         prefill = {ids[i % len(ids)]: p for i, p, _ in tokens}
@@ -222,6 +263,8 @@ event = st.one_of(
     st.tuples(st.just("advance"), amount, amount, amount, amount),
     st.tuples(st.just("arrive")),
     st.tuples(st.just("finish"), st.integers(0, 9)),
+    st.tuples(st.just("drop"), st.integers(0, 9)),
+    st.tuples(st.just("rest")),
     st.tuples(st.just("step"), amount, st.lists(token, max_size=5), st.floats(0, 5)),
 )
 
@@ -237,6 +280,7 @@ def test_requests_overhead_and_idle_add_up_to_the_meter(host: bool, events: list
         assert math.isclose(a.requests_j + a.idle_j + a.pending_j, run.meter_j - start_j, rel_tol=1e-9, abs_tol=1e-9)
     while a.in_flight:
         run.finish(0)
+    a.rest()
     assert a.pending_j == 0
     assert a.total_j == run.meter_j - start_j
     assert math.isclose(math.fsum(run.handed_out) + a.idle_j, a.total_j, rel_tol=1e-9, abs_tol=1e-9)

@@ -3,7 +3,8 @@
 All readings given to `Attributor.advance` are cumulative (a meter's total, CPU seconds since the process started), so a caller
 just passes what it reads. Between two advances lies a span; its joules are split like this:
 
-1. No request in flight in the whole span: all of it is idle.
+1. No request in flight in the whole span: idle. But where the gateway was busy for at least half of it, that was no pause: it
+   wrote down the last request or took in the next, whose overhead the busy part becomes (the gateway's part as in 2).
 2. Otherwise the engine's part is ``span x engine_cpu / (engine_cpu + gateway_cpu)`` when the meter counts the process tree
    (``host_cpu_s=None``), or ``span x engine_cpu / host_cpu`` when it counts the whole host; there the rest of the host is idle.
 3. The gateway's part is overhead, shared equally among the requests in flight.
@@ -15,8 +16,8 @@ just passes what it reads. Between two advances lies a span; its joules are spli
 The platform's idle floor is part of the joules of a span: while requests are in flight it is split with the same shares, which
 is what makes the sum over requests equal the meter. Ratios between requests are ratios of CPU time and tokens.
 
-Invariant: shares of all requests (finished or not) + `idle_j` + `pending_j` == `total_j`; `pending_j` is 0 when none is in
-flight. `requests_j` is the sum of all shares so far.
+Invariant: shares of all requests (finished or not) + `idle_j` + `pending_j` == `total_j`. `requests_j` is the sum of all shares
+so far, less those of requests that were refused: their joules are idle ones.
 
 Not covered: GPU time. A host meter that holds GPU boards is split by CPU time here.
 """
@@ -38,6 +39,8 @@ DEFAULT_DECODE_WEIGHT = 4.0
 
 _MAX_DECODE_WEIGHT = 100.0
 _MAX_PENDING_S = 30.0
+_BUSY = 0.5
+_TICK_S = 1e-9
 
 
 @dataclass(slots=True)
@@ -93,6 +96,7 @@ class Attributor:
         self._last: _Readings | None = None
         self._fitted_j = 0.0
         self._fitted_cpu_s = 0.0
+        self._between_j = 0.0
         self.idle_j = 0.0
         self.requests_j = 0.0
 
@@ -103,7 +107,11 @@ class Attributor:
 
     @property
     def pending_j(self) -> float:
-        """Engine joules kept for a step that has not been reported yet."""
+        """Joules of the engine kept for a step that has not been reported yet, or of the gateway for the next request."""
+        return self._waiting_j + self._between_j
+
+    @property
+    def _waiting_j(self) -> float:
         return math.fsum(w.energy_j for w in self._waiting)
 
     @property
@@ -139,6 +147,19 @@ class Attributor:
         if request_id in self._open:
             raise InputError(f"request {request_id!r} is in flight already: ids must be unique")
         self._open[request_id] = Share()
+        self._overhead(request_id, self._between_j)
+        self._between_j = 0.0
+
+    def rest(self) -> None:
+        """No request is about to come: what was kept for the next one is idle."""
+        self.idle_j += self._between_j
+        self._between_j = 0.0
+
+    def drop(self, request_id: str) -> None:
+        """Takes a request out of flight that was refused: its joules up to the last advance are idle ones."""
+        energy_j = self.finish(request_id).energy_j
+        self.requests_j -= energy_j
+        self.idle_j += energy_j
 
     def step(self, report: StepReport) -> None:
         """Notes a batched step that ended; its joules are shared out at the next `advance`."""
@@ -159,7 +180,7 @@ class Attributor:
                 waiting.energy_j -= own
                 self._overhead(request_id, own)
             if len(self._open) == 1:
-                self._overhead(request_id, self.pending_j)
+                self._overhead(request_id, self._waiting_j)
                 self._waiting.clear()
         return self._open.pop(request_id)
 
@@ -183,12 +204,12 @@ class Attributor:
             self._last = old
             raise InputError(f"the meter went back from {old.meter_j} J to {meter_j} J: readings must be cumulative")
         steps, self._steps = self._steps, []
-        if not self._open:
-            self.idle_j += span_j
-            return
         engine_cpu = _grown(old.engine_cpu_s, engine_cpu_s)
         gateway_cpu = _grown(old.gateway_cpu_s, gateway_cpu_s)
         engine_j, gateway_j = _parts(span_j, engine_cpu, gateway_cpu, old.host_cpu_s, host_cpu_s)
+        if not self._open:
+            self._keep_between(span_j, gateway_j, gateway_cpu / max(now_s - old.at_s, _TICK_S))
+            return
         self.idle_j += span_j - engine_j - gateway_j
         self._share_overhead(gateway_j)
         if steps:
@@ -197,10 +218,16 @@ class Attributor:
             self._waiting.append(_Waiting(now_s, engine_j))
             self._give_up(now_s - _MAX_PENDING_S)
 
+    def _keep_between(self, span_j: float, gateway_j: float, busy: float) -> None:
+        """A span without a request: idle, or between two of them (rule 1)."""
+        kept_j = gateway_j * min(busy, 1.0) if busy >= _BUSY else 0.0
+        self._between_j += kept_j
+        self.idle_j += span_j - kept_j
+
     def _share_steps(self, engine_j: float, steps: list[StepReport]) -> None:
         """Shares the span's engine joules, and those that waited for these steps, among the steps' requests."""
         self._give_up(min(s.started_s for s in steps))
-        engine_j += self.pending_j
+        engine_j += self._waiting_j
         self._waiting.clear()
         cpu_s = math.fsum(s.cpu_s for s in steps)
         self._fitted_j += engine_j

@@ -82,17 +82,20 @@ class Gateway:
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
         started_at, started_s = self._clock.now(), self._clock.monotonic_s()
+        account = self.engine.open(new_request_id())
         try:
             self.authorize(request)
             self._check_room()
             body = parse_request(await self._read_body(request), self._memo)
             self._check_model(body.model)
-            generation_id = new_request_id()
-            plan = self._dialect.plan(body, generation_id)
+            plan = self._dialect.plan(body, account.request_id)
         except (ApiError, GreenagentError) as error:
+            account.drop()
             self.telemetry.refused()
             return as_api_error(error).response()
-        account = self.engine.open(generation_id)
+        except BaseException:  # the client is gone, or the server ends
+            account.drop()
+            raise
         generation = Generation(plan, account, clock=self._clock, started_at=started_at, started_s=started_s)
         self._running.add(generation)
         if body.stream:

@@ -122,6 +122,11 @@ class Account:
             self._energy = self._client.settle(self.request_id, self._opened_s)
         return self._energy
 
+    def drop(self) -> None:
+        """Ends the account of a request that was refused: what it cost is idle. After `close` it does nothing."""
+        if self._energy is None:
+            self._energy = self._client.drop(self.request_id)
+
 
 class MeteredClient:
     """Wraps a worker's client: the last `TokenEvent` of `generate` carries the request's energy. Use it from one event loop
@@ -209,6 +214,12 @@ class MeteredClient:
         share = self._attributor.finish(request_id)
         return self._energy(share.engine_j + share.overhead_j, share.engine_j, share.overhead_j)
 
+    def drop(self, request_id: str) -> Energy:
+        """Ends an account whose request was refused; nothing is its own. Call it through `Account.drop`."""
+        self.read_meter()
+        self._attributor.drop(request_id)
+        return self._energy(0.0, 0.0, 0.0)
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
         """`greenagent.core.engine.EngineClient.generate`; the last event carries ``energy``."""
         account = self.open(request.request_id)
@@ -266,6 +277,7 @@ class MeteredClient:
     def take_idle(self) -> IdleSpan:
         """The idle joules since the last call (or the start); reads the meter first."""
         self.read_meter()
+        self._attributor.rest()
         now = self._clock.now()
         idle_j = self._attributor.idle_j - self._idle_taken_j
         self._idle_taken_j = self._attributor.idle_j
