@@ -197,12 +197,12 @@ def print_results(data: dict[str, Any]) -> None:
             format_si(row["j_per_correct_total"], "J"),
         )
     console.print(rows)
-    console.print(_target_table(data["targets"]))
+    console.print(target_table(data["targets"]))
     for note in data["notes"]:
         console.print(note, highlight=False, markup=False)
 
 
-def _target_table(targets: Sequence[dict[str, Any]]) -> Any:
+def target_table(targets: Sequence[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table("Target", "Asked", "Achieved (min-max)", "Met")

@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -113,16 +113,24 @@ def load_generate(model_dir: Path, setting: Setting, max_tokens: int) -> Generat
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[setting.dtype]
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir, padding_side="left")
     model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype).eval()
-    end = tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    return generate_with(model, tokenizer, max_tokens)
+
+
+def generate_with(model: Any, tokenizer: Any, max_tokens: int) -> Generate:
+    """Greedy generation by a loaded model; ``tokenizer`` pads on the left. Any end token of either ends an answer."""
+    import torch
+
+    known = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     tokenizer.pad_token_id = pad
 
     def generate(prompts: Sequence[str]) -> list[tuple[str, int, int]]:
         encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
         with torch.inference_mode():
-            options = {"max_new_tokens": max_tokens, "do_sample": False, "eos_token_id": end, "pad_token_id": pad}
+            options = {"max_new_tokens": max_tokens, "do_sample": False, "eos_token_id": sorted(ends), "pad_token_id": pad}
             output = model.generate(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask, **options)
-        new = [_up_to(ids, end) for ids in output[:, encoded.input_ids.shape[1] :].tolist()]
+        new = [_up_to(ids, ends) for ids in output[:, encoded.input_ids.shape[1] :].tolist()]
         texts = tokenizer.batch_decode(new, skip_special_tokens=True)
         lengths = encoded.attention_mask.sum(dim=1).tolist()
         return [(text, length, len(ids)) for text, length, ids in zip(texts, lengths, new, strict=True)]
@@ -130,9 +138,9 @@ def load_generate(model_dir: Path, setting: Setting, max_tokens: int) -> Generat
     return generate
 
 
-def _up_to(ids: list[int], end: int) -> list[int]:
+def _up_to(ids: list[int], ends: Collection[int]) -> list[int]:
     """The generated tokens with the end token, without the padding behind it."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
+    return ids[: next((i for i, token in enumerate(ids, 1) if token in ends), len(ids))]
 
 
 def measure(model_dir: Path, task: str, split: str, limit: int | None, setting: Setting) -> dict[str, Any]:

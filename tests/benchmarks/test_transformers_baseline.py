@@ -51,8 +51,8 @@ def test_only_exact_and_valid_answers_count() -> None:
 
 
 def test_padding_behind_the_end_is_not_counted() -> None:
-    assert baseline._up_to([5, 6, 2, 2, 2], 2) == [5, 6, 2]
-    assert baseline._up_to([5, 6], 2) == [5, 6]
+    assert baseline._up_to([5, 6, 2, 2, 2], {2}) == [5, 6, 2]
+    assert baseline._up_to([5, 6], {2, 3}) == [5, 6]
 
 
 def test_a_model_without_a_card_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""One way to run a student, in a process of its own: made once, then asked at one setting; peers.py starts both.
+
+    python benchmarks/peer_run.py make "NNCF int8" MODEL TARGET --task TASK
+    python benchmarks/peer_run.py ask "NNCF int8" TARGET --task TASK --split val --threads 2 --batch 32
+
+``ask`` prints one JSON document. Joules are those of this process from the first prompt to the last answer (tokenising, running,
+reading); loading and warm-up are left out, and so is whatever would stand around an engine to serve it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from _common import say, split_of
+from _peer_ways import WAYS, Setting, card_of, family_of, make, needed_bytes
+from transformers_baseline import Generate, answer_all, environment, score
+
+from greenagent.core.errors import EngineError, GreenagentError, InputError
+from greenagent.measure.meter import Meter
+from greenagent.measure.sensors import discover
+from greenagent.tasks import load_task
+from greenagent.tasks.evaluate import sample
+from greenagent.tasks.score import wilson_interval
+
+_WARM_UP_BATCHES = 2
+
+
+def run_alone(words: Sequence[str], threads: int) -> str:
+    """This script's output in a process whose waiting threads sleep.
+
+    :raises EngineError: that process failed; what it said last is in the message.
+    """
+    command = [sys.executable, str(Path(__file__).resolve()), *words]
+    ran = subprocess.run(command, env=environment(threads), capture_output=True, text=True, check=False)
+    if ran.returncode:
+        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise EngineError(f"{' '.join(words[:2])} ended with exit code {ran.returncode}: {last.removeprefix('error: ')}")
+    return ran.stdout
+
+
+def make_way(name: str, source: Path, target: Path, task: str) -> None:
+    """Makes ``target`` unless it is there. Errors: those of `run_alone`."""
+    if not target.is_dir():
+        run_alone(["make", name, str(source), str(target), "--task", task], 1)
+
+
+def ask_way(name: str, directory: Path, task: str, split: str, examples: int, setting: Setting) -> dict[str, Any]:
+    """One setting's figures. Errors: those of `run_alone`."""
+    words = ["ask", name, str(directory), "--task", task, "--split", split, "--examples", str(examples)]
+    words += ["--threads", str(setting.threads), "--batch", str(setting.batch)]
+    found: dict[str, Any] = json.loads(run_alone(words, setting.threads).splitlines()[-1])
+    return found
+
+
+def measure(name: str, directory: Path, task: str, split: str, limit: int | None, setting: Setting) -> dict[str, Any]:
+    """Loads, warms up, and measures the answers to the split's examples."""
+    interface = card_of(directory).interface
+    examples = sample(split_of(load_task(task), split), limit)
+    prompts = [e.prompt(interface) for e in examples]
+    timed = Timed(WAYS[family_of(directory)][name].open(directory, setting))
+    answer_all(timed, prompts[: _WARM_UP_BATCHES * setting.batch], setting.batch, "warm-up")
+    timed.seconds.clear()
+    with Meter(discover()) as meter:
+        cpu_s = time.process_time()
+        with meter.window("answers") as window:
+            answers = answer_all(timed, prompts, setting.batch, f"{name}, {setting}")
+        cpu_s = time.process_time() - cpu_s
+        energy_j, floor_j, wall_s, provenance = window.energy_j, window.floor_j, window.duration_s, window.provenance
+    correct = score(interface, examples, [text for text, _, _ in answers])
+    low, high = wilson_interval(correct, len(examples))
+    return {
+        **asdict(setting),
+        "accuracy": correct / len(examples),
+        "low": low,
+        "high": high,
+        "correct": correct,
+        "examples": len(examples),
+        "needed_bytes": needed_bytes(directory),
+        "energy_j": energy_j,
+        "floor_j": floor_j,
+        "cpu_s": cpu_s,
+        "wall_s": wall_s,
+        "batch_p50_s": statistics.median(timed.seconds),
+        "prompt_tokens": sum(count for _, count, _ in answers),
+        "generated_tokens": sum(count for _, _, count in answers),
+        "provenance": provenance.model_dump(),
+    }
+
+
+class Timed:
+    """A way to answer that keeps how long each batch took, in seconds."""
+
+    def __init__(self, generate: Generate) -> None:
+        self._generate = generate
+        self.seconds: list[float] = []
+
+    def __call__(self, prompts: Sequence[str]) -> list[tuple[str, int, int]]:
+        began_s = time.monotonic()
+        answers = self._generate(prompts)
+        self.seconds.append(time.monotonic() - began_s)
+        return answers
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Makes one way to run a student, or measures it; see peers.py.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    making, asking = verbs.add_parser("make"), verbs.add_parser("ask")
+    for verb in (making, asking):
+        verb.add_argument("way")
+        verb.add_argument("model", type=Path, help="the student's directory; with ask, what make has written")
+        verb.add_argument("--task", required=True)
+    making.add_argument("target", type=Path)
+    asking.add_argument("--split", default="val")
+    asking.add_argument("--examples", type=int)
+    asking.add_argument("--threads", type=int, default=1)
+    asking.add_argument("--batch", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = _arguments()
+    try:
+        ways = WAYS[family_of(given.model)]
+        if given.way not in ways:
+            raise InputError(f"no way {given.way!r} for this model; there are: {', '.join(ways)}")
+        if given.verb == "make":
+            make(ways[given.way], given.model, given.target, given.task)
+        else:
+            setting = Setting(given.threads, given.batch)
+            print(json.dumps(measure(given.way, given.model, given.task, given.split, given.examples, setting)))
+    except GreenagentError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
