@@ -16,22 +16,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from transformers_baseline import Generate, generate_with
+from _alone import Generate, card_of, engine_generate
+from transformers_baseline import generate_with
 
 from greenagent.compress.classify.encoder.export import converted
 from greenagent.compress.export.telemetry import without_telemetry
 from greenagent.compress.pipeline import compress
 from greenagent.compress.recipe import Recipe
 from greenagent.core.atomic import new_directory, write_text
-from greenagent.core.engine import EngineRequest
-from greenagent.core.errors import EngineError, InputError, ModelError
-from greenagent.core.records import ModelCard
+from greenagent.core.errors import InputError
 from greenagent.engines.base import EngineSettings
 from greenagent.engines.encoder.network import EncoderNetwork
 from greenagent.engines.encoder.openvino import openvino_network
 from greenagent.engines.encoder.torch import dynamic_int8
-from greenagent.engines.models import ModelRef, load_card, resolve_model
-from greenagent.engines.registry import create_engine
+from greenagent.engines.models import ModelRef, resolve_model
 from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
 
@@ -79,14 +77,6 @@ def family_of(directory: Path) -> str:
     return ENCODER if "SequenceClassification" in str(architectures) else LANGUAGE
 
 
-def card_of(directory: Path) -> ModelCard:
-    """:raises ModelError: the directory holds no card."""
-    card = load_card(directory)
-    if card is None or card.interface.kind == "chat":
-        raise ModelError(f"{directory} needs the card.json of a specialised model: its interface makes the prompts")
-    return card
-
-
 def make(way: Way, source: Path, target: Path, task: str) -> None:
     """Makes the directory, whole or not at all."""
     with new_directory(target) as directory:
@@ -117,22 +107,7 @@ def _make_ours(source: Path, target: Path, task: str, form: str) -> None:
 
 
 def _open_engine(directory: Path, setting: Setting) -> Generate:
-    """OpenVINO GenAI by our engine: a batch goes in together, and is stepped until its last answer has ended."""
-    engine = create_engine("openvino", str(directory), EngineSettings(threads=setting.threads, max_batch=setting.batch))
-    most = card_of(directory).interface.max_answer_tokens
-
-    def generate(prompts: Sequence[str]) -> list[tuple[str, int, int]]:
-        for number, prompt in enumerate(prompts):
-            engine.submit(EngineRequest(request_id=str(number), prompt=prompt, max_tokens=most, stream=False))
-        answers = {}
-        while engine.has_work():
-            for event in engine.step():
-                if event.error:
-                    raise EngineError(f"a request failed in the engine: {event.error}")
-                answers[int(event.request_id)] = event.text, event.prompt_tokens or 0, event.generated_tokens or 0
-        return [answers[number] for number in range(len(prompts))]
-
-    return generate
+    return engine_generate(directory, "openvino", setting.threads, setting.batch)
 
 
 def _open_graph(directory: Path, setting: Setting) -> Generate:

@@ -4,7 +4,8 @@
 
 ``--models`` is what `recipes/clinc150-tiny.yaml` makes: the tiny student, and in folders of their own the teacher, the encoder
 and the students of other sizes. ``--seeds``: tiny students trained with other seeds, for accuracy only. In one run, on an idle
-machine: all are served and asked over HTTP in turn, round after round, and the teacher on plain ``transformers`` at each setting.
+machine: all are served and asked over HTTP in turn, round after round; and without a server, each in a process of its own, the
+teacher on plain ``transformers`` and the tiny student on its engine, at each setting.
 
 The score weighs requests in scope (``val``) and out of scope (``oos_val``) as the published test set has them, 4,500 to 1,000.
 """
@@ -37,6 +38,7 @@ from _common import (
 )
 from _compare import engine_name, model_facts, notes, row_of
 from _served import CONCURRENCY, WARM_UP, ServeOptions, measure_served
+from engine_alone import run_engine
 from transformers_baseline import SETTINGS, Setting, run_setting
 
 from greenagent.core.clock import SystemClock
@@ -51,6 +53,7 @@ TEACHER, TINY = "teacher", "tiny"
 FOLDERS = {TEACHER: "teacher", "encoder": "assistant", "small": "small", TINY: ".", "micro": "micro"}
 INSIDE, OUTSIDE, ALL = 4500, 1000, 5500
 PUBLISHED = 0.877
+BATCHES, REPEAT = (1, 32, 64, 128), 40
 SERVE = ServeOptions(engine="auto")
 
 
@@ -138,6 +141,12 @@ def _round(
         others = Others()
         figures = run_setting(directories[TEACHER], asked.data, "val", wanted, setting)
         found["transformers"].append({**figures, "others_cores": others.cores()})
+    found["alone"] = []
+    for batch in BATCHES:
+        say(f"round {number}/{asked.rounds}: {TINY} on its engine alone, batch {batch}")
+        others = Others()
+        figures = run_engine(directories[TINY], asked.data, "val", batch, REPEAT)
+        found["alone"].append({**figures, "others_cores": others.cores()})
     return found
 
 
@@ -161,6 +170,8 @@ def _results(
         rows.append({**row, "outside_recall": recall[name]["accuracy"]})
         scores[name] = {"recall": recall[name]["accuracy"], **score(row, recall[name])}
     baseline = _cheapest(rounds, cards[TEACHER].parameters)
+    alone = _cheapest_batch(rounds, cards[TINY])
+    rows.append(alone["row"])
     tiny = _of(rounds, TINY)
     accuracies = [rows[list(cards).index(TINY)]["accuracy"], *(seed["accuracy"] for seed in seeds)]
     ratios = {"bytes_fp32": cards[TEACHER].bytes_fp32 / needed, "accuracy": statistics.median(accuracies) / rows[0]["accuracy"]}
@@ -178,11 +189,17 @@ def _results(
     ]
     if baseline:
         rows.append(baseline["row"])
-        for boundary, asked in (("engine", 1000), ("total", 25)):
-            key = "engine_j" if boundary == "engine" else "energy_j"
-            ratios[boundary] = ratio(_per_request(baseline["figures"], "energy_j"), _per_request(tiny, key))
-            name = f"J per request, teacher on transformers over tiny, {boundary}"
-            targets.append(target(name, asked, ratios[boundary], "x"))
+        teacher_j = _per_request(baseline["figures"], "energy_j")
+        ratios |= {
+            "engine": ratio(teacher_j, _per_request(alone["figures"], "energy_j")),
+            "engine_in_gateway": ratio(teacher_j, _per_request(tiny, "engine_j")),
+            "total": ratio(teacher_j, _per_request(tiny, "energy_j")),
+        }
+        said = "J per request, teacher on transformers over tiny"
+        targets += [
+            target(f"{said}, both without a server", 1000, ratios["engine"], "x"),
+            target(f"{said} served, gateway and all", 25, ratios["total"], "x"),
+        ]
     return {"rows": rows, "scores": scores, "seeds": seeds, "needed_bytes": needed, "ratios": ratios, "targets": targets}
 
 
@@ -205,15 +222,30 @@ def _cheapest(rounds: list[dict[str, Any]], parameters: int) -> dict[str, Any] |
     return {"row": row_of(TEACHER, f"transformers {setting}", parameters, size, best), "figures": best}
 
 
+def _cheapest_batch(rounds: list[dict[str, Any]], card: ModelCard) -> dict[str, Any]:
+    """The tiny student's engine without a server, likewise."""
+    settings = list(zip(*(r["alone"] for r in rounds), strict=True))
+    best = min(settings, key=lambda figures: statistics.median(_per_request(figures, "energy_j")))
+    name = f"{best[0]['engine']} alone, batch {best[0]['batch']}"
+    return {"row": row_of(TINY, name, card.parameters, card.served_bytes or 0, best), "figures": best}
+
+
 def _more_notes(results: dict[str, Any]) -> list[str]:
     said = ", ".join(
         f"{name} {s['score']:.1%} ({s['low']:.1%}-{s['high']:.1%}; recall {s['recall']:.0%})"
         for name, s in results["scores"].items()
     )
-    needed = format_bytes(results["needed_bytes"])
+    needed, ratios = format_bytes(results["needed_bytes"]), results["ratios"]
+    inside = [
+        "Inside the gateway, whose other work empties the caches, the tiny student's engine takes "
+        f"1/{found['median']:.0f} of the teacher's joules on transformers (1/{found['min']:.0f} to 1/{found['max']:.0f})."
+        for found in [ratios.get("engine_in_gateway")]
+        if found
+    ]
     return [
         f"Score = ({INSIDE:,} x accuracy on `val` + {OUTSIDE:,} x recall on `oos_val`) / {ALL:,}, 95% intervals: {said}.",
         f"All files that the tiny student needs (model, words, card with the tools' names): {needed}.",
+        *inside,
     ]
 
 

@@ -11,27 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from _alone import card_of, environment, measure_alone
 from _common import say, split_of
-from _peer_ways import WAYS, Setting, card_of, family_of, make, needed_bytes
-from transformers_baseline import Generate, answer_all, environment, score
+from _peer_ways import WAYS, Setting, family_of, make, needed_bytes
 
 from greenagent.core.errors import EngineError, GreenagentError, InputError
-from greenagent.measure.meter import Meter
-from greenagent.measure.sensors import discover
 from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
-from greenagent.tasks.score import wilson_interval
-
-_WARM_UP_BATCHES = 2
 
 
 def run_alone(words: Sequence[str], threads: int) -> str:
@@ -65,49 +58,9 @@ def measure(name: str, directory: Path, task: str, split: str, limit: int | None
     """Loads, warms up, and measures the answers to the split's examples."""
     interface = card_of(directory).interface
     examples = sample(split_of(load_task(task), split), limit)
-    prompts = [e.prompt(interface) for e in examples]
-    timed = Timed(WAYS[family_of(directory)][name].open(directory, setting))
-    answer_all(timed, prompts[: _WARM_UP_BATCHES * setting.batch], setting.batch, "warm-up")
-    timed.seconds.clear()
-    with Meter(discover()) as meter:
-        cpu_s = time.process_time()
-        with meter.window("answers") as window:
-            answers = answer_all(timed, prompts, setting.batch, f"{name}, {setting}")
-        cpu_s = time.process_time() - cpu_s
-        energy_j, floor_j, wall_s, provenance = window.energy_j, window.floor_j, window.duration_s, window.provenance
-    correct = score(interface, examples, [text for text, _, _ in answers])
-    low, high = wilson_interval(correct, len(examples))
-    return {
-        **asdict(setting),
-        "accuracy": correct / len(examples),
-        "low": low,
-        "high": high,
-        "correct": correct,
-        "examples": len(examples),
-        "needed_bytes": needed_bytes(directory),
-        "energy_j": energy_j,
-        "floor_j": floor_j,
-        "cpu_s": cpu_s,
-        "wall_s": wall_s,
-        "batch_p50_s": statistics.median(timed.seconds),
-        "prompt_tokens": sum(count for _, count, _ in answers),
-        "generated_tokens": sum(count for _, _, count in answers),
-        "provenance": provenance.model_dump(),
-    }
-
-
-class Timed:
-    """A way to answer that keeps how long each batch took, in seconds."""
-
-    def __init__(self, generate: Generate) -> None:
-        self._generate = generate
-        self.seconds: list[float] = []
-
-    def __call__(self, prompts: Sequence[str]) -> list[tuple[str, int, int]]:
-        began_s = time.monotonic()
-        answers = self._generate(prompts)
-        self.seconds.append(time.monotonic() - began_s)
-        return answers
+    generate = WAYS[family_of(directory)][name].open(directory, setting)
+    figures = measure_alone(generate, interface, examples, setting.batch, f"{name}, {setting}")
+    return {**asdict(setting), **figures, "needed_bytes": needed_bytes(directory)}
 
 
 def _arguments() -> argparse.Namespace:

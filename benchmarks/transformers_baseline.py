@@ -17,29 +17,20 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from _common import PASSIVE, progress, say, split_of
+from _alone import Generate, card_of, environment, measure_alone
+from _common import PASSIVE, say, split_of
 
-from greenagent.core.errors import EngineError, GreenagentError, ModelError
-from greenagent.core.interface import Interface
-from greenagent.engines.models import load_card
-from greenagent.measure.meter import Meter
-from greenagent.measure.sensors import discover
-from greenagent.tasks import Example, load_task
+from greenagent.core.errors import EngineError, GreenagentError
+from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
-from greenagent.tasks.score import is_right, wilson_interval
 
 DTYPES = ("fp32", "bf16")
-_WARM_UP_BATCHES = 2
-
-Generate = Callable[[Sequence[str]], list[tuple[str, int, int]]]
-"""Prompts to (answer, prompt tokens, generated tokens), in the same order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +48,6 @@ class Setting:
 SETTINGS = [Setting(*values) for values in product((1, 2), (1, 32), DTYPES)]
 
 
-def environment(threads: int) -> dict[str, str]:
-    """This process' environment with sleeping waits and ``threads`` threads for every thread pool that reads one."""
-    count = str(threads)
-    return {**os.environ, **PASSIVE, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false"}
-
-
 def run_setting(model: Path, task: str, split: str, examples: int | None, setting: Setting) -> dict[str, Any]:
     """Measures one setting in a process of its own.
 
@@ -77,28 +62,6 @@ def run_setting(model: Path, task: str, split: str, examples: int | None, settin
         raise EngineError(f"the transformers baseline ({setting}) ended with exit code {ran.returncode}; its error is above")
     found: dict[str, Any] = json.loads(ran.stdout)
     return found
-
-
-def batches(prompts: Sequence[str], size: int) -> list[list[int]]:
-    """Indices of prompts of like length, ``size`` at a time."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    return [order[i : i + size] for i in range(0, len(order), size)]
-
-
-def answer_all(generate: Generate, prompts: Sequence[str], size: int, title: str) -> list[tuple[str, int, int]]:
-    """Every prompt's answer, in the prompts' order."""
-    answers: dict[int, tuple[str, int, int]] = {}
-    update = progress(title)
-    for picked in batches(prompts, size):
-        answers.update(zip(picked, generate([prompts[i] for i in picked]), strict=True))
-        update(len(answers), len(prompts))
-    return [answers[i] for i in range(len(prompts))]
-
-
-def score(interface: Interface, examples: Sequence[Example], texts: Sequence[str]) -> int:
-    """How many answers are exactly right; one that is not valid is wrong."""
-    read = [e.bound(interface).parse_answer(text) for e, text in zip(examples, texts, strict=True)]
-    return sum(calls is not None and is_right("exact_call", e, calls) for e, calls in zip(examples, read, strict=True))
 
 
 def load_generate(model_dir: Path, setting: Setting, max_tokens: int) -> Generate:
@@ -145,43 +108,11 @@ def _up_to(ids: list[int], ends: Collection[int]) -> list[int]:
 
 def measure(model_dir: Path, task: str, split: str, limit: int | None, setting: Setting) -> dict[str, Any]:
     """Loads, warms up, and measures the answers to the split's examples."""
-    card = load_card(model_dir)
-    if card is None or card.interface.kind == "chat":
-        raise ModelError(f"{model_dir} needs a card.json of a specialised model: its interface makes the prompts")
-    interface = card.interface
+    interface = card_of(model_dir).interface
     examples = sample(split_of(load_task(task), split), limit)
-    prompts = [e.prompt(interface) for e in examples]
     generate = load_generate(model_dir, setting, interface.max_answer_tokens)
-    answer_all(generate, prompts[: _WARM_UP_BATCHES * setting.batch], setting.batch, "warm-up")
-    with Meter(discover()) as meter:
-        cpu_s = time.process_time()
-        with meter.window("generation") as window:
-            answers = answer_all(generate, prompts, setting.batch, f"transformers {setting}")
-        cpu_s = time.process_time() - cpu_s
-        energy_j, floor_j, wall_s, provenance = window.energy_j, window.floor_j, window.duration_s, window.provenance
-    correct = score(interface, examples, [text for text, _, _ in answers])
-    low, high = wilson_interval(correct, len(examples))
-    generated = sum(count for _, _, count in answers)
-    per_correct_j = energy_j / correct if correct else None
-    return {
-        **asdict(setting),
-        "accuracy": correct / len(examples),
-        "low": low,
-        "high": high,
-        "correct": correct,
-        "examples": len(examples),
-        "energy_j": energy_j,
-        "floor_j": floor_j,
-        "cpu_s": cpu_s,
-        "wall_s": wall_s,
-        "prompt_tokens": sum(count for _, count, _ in answers),
-        "generated_tokens": generated,
-        "tokens_per_s": generated / wall_s,
-        "j_per_correct_engine": per_correct_j,
-        "j_per_correct_total": per_correct_j,
-        "provenance": provenance.model_dump(),
-        "environment": {key: os.environ.get(key) for key in (*PASSIVE, "OMP_NUM_THREADS")},
-    }
+    figures = measure_alone(generate, interface, examples, setting.batch, f"transformers {setting}")
+    return {**asdict(setting), **figures, "environment": {key: os.environ.get(key) for key in (*PASSIVE, "OMP_NUM_THREADS")}}
 
 
 def _arguments() -> argparse.Namespace:
