@@ -61,8 +61,15 @@ class Classifier(Candidate):
     def score(self, texts: Sequence[str]) -> torch.Tensor:
         """Logits (texts, choices), in float32."""
         self.model.eval()
-        parts = [self.logits(self.model, self.inputs(texts[i : i + _BATCH])) for i in range(0, len(texts), _BATCH)]
-        return torch.cat(parts).float()
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # those of like length share a batch
+        ordered = [texts[number] for number in order]
+        parts = [self.logits(self.model, self.inputs(ordered[i : i + _BATCH])) for i in range(0, len(ordered), _BATCH)]
+        scores = torch.cat(parts).float()
+        return scores[torch.tensor(order).argsort()]
+
+    def taught(self, texts: Sequence[str]) -> torch.Tensor:
+        """Calibrated natural-log probabilities (texts, choices), as another model learns them."""
+        return (self.score(texts) / self.temperature).log_softmax(-1)
 
     @abstractmethod
     def served_log_probs(self, directory: Path, prompts: Sequence[str]) -> Any:

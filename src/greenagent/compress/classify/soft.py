@@ -58,7 +58,7 @@ def remembered(
 def choice_log_probs(teacher: Candidate, texts: Sequence[str], interface: Interface) -> torch.Tensor:
     """Natural-log probabilities of `Interface.choices` for each of ``texts`` (rendered prompts), shape (texts, choices)."""
     if isinstance(teacher, Classifier):
-        return (teacher.score(texts) / teacher.temperature).log_softmax(-1)
+        return teacher.taught(texts)
     return _asked(teacher, texts, interface)
 
 

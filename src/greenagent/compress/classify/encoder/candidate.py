@@ -51,6 +51,13 @@ class Encoder(Classifier):
         scores: torch.Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return scores
 
+    def taught(self, texts: Sequence[str]) -> torch.Tensor:
+        """As of all classifiers, in bfloat16 where the processor computes it: three times as fast, and a probability changes by
+        some thousandths."""
+        quick = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick):
+            return super().taught(texts)
+
     def length(self, text: str) -> int:
         return len(self.tokenizer(text).input_ids)
 
