@@ -98,6 +98,10 @@ async def test_a_full_step_waits_no_longer() -> None:
         door.come()
     await asyncio.sleep(0.05)
     assert door.steps == [4]
+    single = Door(most=1, longest_s=60.0)
+    single.come()
+    await asyncio.sleep(0)
+    assert single.steps == [1]
 
 
 async def test_who_is_alone_is_not_kept_waiting() -> None:

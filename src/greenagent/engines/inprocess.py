@@ -51,8 +51,9 @@ class Gathering:
 
     def start(self) -> None:
         """Sees to it that a step begins."""
-        if self._longest_s and not self._alone:
-            self._loop.call_later(_LOOK_S, self._look, self._waiting(), self._loop.time() + self._longest_s)
+        waiting = self._waiting()
+        if self._longest_s and not self._alone and waiting < self._most:
+            self._loop.call_later(_LOOK_S, self._look, waiting, self._loop.time() + self._longest_s)
         else:
             self._alone = max(self._alone - 1, 0)
             self._loop.call_soon(self._begin)
