@@ -79,7 +79,7 @@ def write_model(
         one.candidate, directory, task, run, min(_AGREEMENT_PROMPTS, evaluate_limit or _AGREEMENT_PROMPTS)
     )
     card.files = _file_facts(one.candidate, directory, form)
-    write_text(directory / "card.json", card.model_dump_json(indent=2))
+    write_text(directory / "card.json", card.model_dump_json())  # compact: it is a tenth of a tiny student's bytes as it is
     write_text(directory / "README.md", render_readme(card))
     return card
 
