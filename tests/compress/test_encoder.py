@@ -144,9 +144,10 @@ async def test_the_worker_serves_it_and_refuses_what_is_too_long(made: tuple[Pat
             await ask("room " * 80)
 
 
-def test_it_answers_the_openai_way(made: tuple[Path, ModelCard], tmp_path: Path) -> None:
+def test_it_answers_the_openai_way(made: tuple[Path, ModelCard], task_dir: Path, tmp_path: Path) -> None:
     out, card = made
-    examples = load_task(card.recipe["task"]).splits["val"][:40]
+    assert card.recipe["task"] == task_dir.name
+    examples = load_task(task_dir).splits["val"][:40]
 
     async def ask(url: str) -> Quality:
         async with EndpointAnswerer(url, card.name, card.interface.tools) as answerer:

@@ -71,9 +71,9 @@ def test_a_teacher_that_spells_labels_teaches_a_student_of_one_token(student: tu
     assert interface.parse_answer(interface.labels[0]) in (None, [ToolCall(name=interface.tools[0].name)])
 
 
-async def test_the_engine_stops_behind_the_token_under_a_grammar_too(student: tuple[Path, ModelCard]) -> None:
+async def test_the_engine_stops_behind_the_token_under_a_grammar_too(student: tuple[Path, ModelCard], task_dir: Path) -> None:
     out, card = student
-    interface, examples = card.interface, load_task(card.recipe["task"]).splits["val"][:20]
+    interface, examples = card.interface, load_task(task_dir).splits["val"][:20]
     codes = interface.codes or []
 
     async def ask(client: WorkerClient, number: int, grammar: Grammar | None) -> str:
@@ -90,9 +90,9 @@ async def test_the_engine_stops_behind_the_token_under_a_grammar_too(student: tu
             assert await ask(client, 0, Grammar.one_of([code])) == code
 
 
-def test_clients_of_the_gateway_see_no_difference(student: tuple[Path, ModelCard], tmp_path: Path) -> None:
+def test_clients_of_the_gateway_see_no_difference(student: tuple[Path, ModelCard], task_dir: Path, tmp_path: Path) -> None:
     out, card = student
-    examples = load_task(card.recipe["task"]).splits["val"][:40]
+    examples = load_task(task_dir).splits["val"][:40]
 
     async def ask(url: str) -> Quality:
         async with EndpointAnswerer(url, card.name, card.interface.tools) as answerer:

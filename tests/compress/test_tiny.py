@@ -164,9 +164,9 @@ def test_a_language_model_teaches_a_tiny_student(made: tuple[Path, ModelCard]) -
     assert not list(out.glob("*.gguf"))
 
 
-async def test_it_is_served_as_any_model(made: tuple[Path, ModelCard]) -> None:
+async def test_it_is_served_as_any_model(made: tuple[Path, ModelCard], task_dir: Path) -> None:
     out, card = made
-    task = load_task(card.recipe["task"])
+    task = load_task(task_dir)
     rows = rows_of(task.splits["val"][:40], card.interface)
     async with await WorkerClient.start(out) as client:
         assert client.facts["engine"] == "tiny"
@@ -192,9 +192,9 @@ async def test_it_is_served_as_any_model(made: tuple[Path, ModelCard]) -> None:
             await ask(0, grammar=Grammar(kind="json_schema", text="{}"))
 
 
-def test_it_answers_the_openai_way_inside_the_gateway(made: tuple[Path, ModelCard], tmp_path: Path) -> None:
+def test_it_answers_the_openai_way_inside_the_gateway(made: tuple[Path, ModelCard], task_dir: Path, tmp_path: Path) -> None:
     out, card = made
-    examples = load_task(card.recipe["task"]).splits["val"][:40]
+    examples = load_task(task_dir).splits["val"][:40]
 
     async def ask(url: str) -> Quality:
         async with EndpointAnswerer(url, card.name, card.interface.tools) as answerer:
