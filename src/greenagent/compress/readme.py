@@ -9,6 +9,7 @@ from greenagent.core.units import format_bytes, format_si
 __all__ = ["payback_line", "render_readme"]
 
 _SLICES_SHOWN = 20
+_NOISE = 0.1  # differences of seconds and joules, over a few requests, that say nothing
 
 
 def render_readme(card: ModelCard) -> str:
@@ -20,6 +21,8 @@ def render_readme(card: ModelCard) -> str:
         *_slice_tables(card),
         "## How it was made\n\n" + _step_table(card.steps),
         *(_selection(step) for step in card.steps if step.step == "select"),
+        *(_sparsity(step) for step in card.steps if step.step == "sparsify"),
+        *(_zipped(step) for step in card.steps if step.step == "quantize" and "zipped_bytes" in step.notes),
         f"Making it took {format_si(card.energy.energy_j, 'J')} ({card.energy.provenance or 'provenance unknown'}).\n",
         *([_payback(card.payback)] if card.payback else []),
         _agreement(card),
@@ -109,6 +112,38 @@ def _gain_row(step: str, before: ServingCost, after: ServingCost) -> str:
 def _selection(step: StepFact) -> str:
     notes = step.notes
     return f"Of {notes['examples']} training examples {notes['kept']} were kept; {notes['duplicates']} were near-duplicates.\n"
+
+
+def _sparsity(step: StepFact) -> str:
+    """What zeros gained, or that they gained nothing."""
+    notes, before, after = step.notes, step.serving_before, step.serving_after
+    zipped = f"{format_bytes(notes['dense_zipped_bytes'])} to {format_bytes(notes['zipped_bytes'])}"
+    said = (
+        f"Of the weights in the layers' matrices {notes['zeros']:.1%} are zero. Zipped, the served file would go from {zipped}. "
+    )
+    if not before or not after:
+        return said + "What a request costs on the engine was not measured.\n"
+    return said + _gained(before, after) + "\n"
+
+
+def _gained(before: ServingCost, after: ServingCost) -> str:
+    pairs = {
+        "bytes": (before.served_bytes, after.served_bytes),
+        "seconds": (before.request_s, after.request_s),
+        "joules": (before.energy.energy_j, after.energy.energy_j),
+    }
+    fell = [name for name, (old, new) in pairs.items() if old and new is not None and new < old * (1 - _NOISE)]
+    if fell:
+        return f"On {after.engine} it takes fewer {' and '.join(fell)} than before."
+    return (
+        f"On {after.engine} that gains nothing: the file is as large, and no figure of a request fell by more than the "
+        f"{_NOISE:.0%} that may be chance. The engine stores and multiplies zeros like other numbers."
+    )
+
+
+def _zipped(step: StepFact) -> str:
+    notes = step.notes
+    return f"`{notes['file']}` ({format_bytes(notes['bytes'])}) would take {format_bytes(notes['zipped_bytes'])} zipped.\n"
 
 
 def _accuracy(quality: Quality | None) -> str:

@@ -36,6 +36,7 @@ def built_in_steps() -> dict[str, Any]:
         from greenagent.compress.prune.step import Prune
         from greenagent.compress.quantize.step import Quantize
         from greenagent.compress.select.step import Select
+        from greenagent.compress.sparsify.step import Sparsify
         from greenagent.compress.synthesize.step import Synthesize
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
@@ -45,6 +46,7 @@ def built_in_steps() -> dict[str, Any]:
         "synthesize": Synthesize,
         "select": Select,
         "prune": Prune,
+        "sparsify": Sparsify,
         "one_token": OneToken,
         "distill": Distill,
         "encoder": EncoderStudent,

@@ -135,6 +135,9 @@ class StepOptions(BaseModel, ABC):
     families: ClassVar[tuple[Family, ...]] = ("language",)
     """The kinds of models that the step works on."""
 
+    compares_plain: ClassVar[bool] = False
+    """Whether its gain is measured against what the model before it exports, instead of a file that ``quantize`` wrote of it."""
+
     together: ClassVar[bool] = False
     """Whether all processes of a run carry the step out; of other steps the main process alone."""
 
