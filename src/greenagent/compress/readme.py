@@ -9,7 +9,8 @@ from greenagent.core.units import format_bytes, format_si
 __all__ = ["payback_line", "render_readme"]
 
 _SLICES_SHOWN = 20
-_NOISE = 0.1  # differences of seconds and joules, over a few requests, that say nothing
+_STORE_ZEROS = ("openvino", "encoder", "encoder_torch")
+"""The engines that are known to treat a weight of zero like any other, as we set them up."""
 
 
 def render_readme(card: ModelCard) -> str:
@@ -127,17 +128,15 @@ def _sparsity(step: StepFact) -> str:
 
 
 def _gained(before: ServingCost, after: ServingCost) -> str:
-    pairs = {
-        "bytes": (before.served_bytes, after.served_bytes),
-        "seconds": (before.request_s, after.request_s),
-        "joules": (before.energy.energy_j, after.energy.energy_j),
-    }
-    fell = [name for name, (old, new) in pairs.items() if old and new is not None and new < old * (1 - _NOISE)]
-    if fell:
-        return f"On {after.engine} it takes fewer {' and '.join(fell)} than before."
+    seconds = f"{format_si(before.request_s, 's')} before and {format_si(after.request_s, 's')} after"
+    joules = f"{format_si(before.energy.energy_j, 'J')} before and {format_si(after.energy.energy_j, 'J')} after"
+    sizes = f"{format_bytes(before.served_bytes)} before and {format_bytes(after.served_bytes)} after"
+    figures = f"On {after.engine} a request took {seconds}, {joules}; the file has {sizes}."
+    if after.engine.partition(" ")[0] not in _STORE_ZEROS:
+        return figures
     return (
-        f"On {after.engine} that gains nothing: the file is as large, and no figure of a request fell by more than the "
-        f"{_NOISE:.0%} that may be chance. The engine stores and multiplies zeros like other numbers."
+        f"{figures} It gains nothing: this engine stores and multiplies zeros like other numbers, so that what differs in "
+        "seconds and joules is chance, or other work on the machine."
     )
 
 

@@ -134,8 +134,8 @@ class StepRunner:
         )
 
     def _serving_before(self, step: StepOptions, candidate: Candidate, known: ServingCost | None, run: Run) -> ServingCost | None:
-        """What a request costs before ``step``; ``known`` is what it costs on the candidate as it is."""
-        if step.compares_plain and candidate.served:
+        """What a request costs before ``step``; ``known`` is what the step before found that it costs on the candidate."""
+        if step.measured_alike:
             return self._serving(candidate.changed(), run)
         return known or self._serving(candidate, run)
 

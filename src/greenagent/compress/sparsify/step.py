@@ -35,7 +35,7 @@ class Sparsify(StepOptions):
     """
 
     families: ClassVar[tuple[Family, ...]] = ("language", "encoder")
-    compares_plain: ClassVar[bool] = True
+    measured_alike: ClassVar[bool] = True
 
     pattern: Literal["2:4"] | None = Field(
         default=None, description="'2:4': two of every four neighbours in a row, as GPUs with sparse tensor cores read them"
