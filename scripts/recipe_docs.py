@@ -65,6 +65,28 @@ and the better half of those all of them; only these can be taken. `DIR/search` 
 `front.svg` and every point's card, whose `recipe` makes that point again. Until a model is written all candidates stay on the
 disk, and `--resume` takes them over for other targets, more trials or a changed recipe.
 """
+REPEAT = """\
+## Rounds
+
+With `repeat` a model shrinks a little, learns, and shrinks again, instead of losing all at once. It takes its steps
+`rounds` times in turn:
+
+```yaml
+steps:
+  - fine_tune: {epochs: 3, save_as: teacher}
+  - repeat:
+      rounds: 3
+      steps:
+        - prune: {depth: 8, ffn: 512}
+        - distill: {teacher: teacher, epochs: 0.5}
+  - distill: {teacher: teacher, epochs: 4}
+  - quantize: {format: Q8_0}
+```
+
+`prune` and `sparsify` say where the last round ends. Every round keeps the same share of what the one before it left: from 30
+layers to 8 it goes by 19 and 12, each round's figure rounded to what models can have. What is repeated is ordinary steps,
+resumed, metered and on the card one by one; in a search `{choose: NAME}` may stand in them.
+"""
 NAMES = {int: "whole number", float: "number", str: "text", bool: "yes or no", dict: "mapping", type(None): "nothing"}
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
@@ -114,6 +136,7 @@ def page() -> str:
     parts = [
         f"{HEAD}## A recipe\n\n```yaml\n{EXAMPLE.read_text(encoding='utf-8').rstrip()}\n```",
         table(Recipe, set()),
+        REPEAT,
         SEARCH,
         f"Every step also takes:\n\n{table(StepOptions, set())}",
         *(section(name, step) for name, step in built_in_steps().items()),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,7 +12,7 @@ from typing import Any, Literal, Self
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
 
-__all__ = ["SERVED", "Candidate", "Family", "Shape", "bytes_of", "count_parameters", "files_of"]
+__all__ = ["SERVED", "SPARSE", "Candidate", "Family", "Shape", "bytes_of", "count_parameters", "files_of", "zipped_bytes"]
 
 Family = Literal["language", "encoder", "tiny"]
 """Language models write their answer; encoders and tiny students choose one of the task's tools."""
@@ -19,24 +20,34 @@ Family = Literal["language", "encoder", "tiny"]
 SERVED = (".gguf", ".xml", ".pt")
 """The kinds of files that ``quantize`` writes; an OpenVINO graph (``.xml``) has its weights in a ``.bin`` beside it."""
 
+SPARSE = "keeps_zeros"
+"""The key of a `transformers` config that says so: weights of the layers that are zero stay zero in training."""
+
 _BYTES_FP32 = 4
+_ZIP_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model that pruning changes: ``ffn`` neurons and attention ``groups`` are per layer."""
+    """The sizes of a model that pruning changes: ``ffn`` neurons and attention ``groups`` are per layer.
+
+    ``sparse`` says whether weights of its layers are zero and are to stay so.
+    """
 
     depth: int
     ffn: int
     groups: int
     hidden: int
     family: Family = "language"
+    sparse: bool = False
 
     @classmethod
     def of(cls, config: Any, family: Family = "language") -> Shape:
         """Read from a `transformers` config."""
         groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        return cls(config.num_hidden_layers, config.intermediate_size, groups, config.hidden_size, family)
+        return cls(
+            config.num_hidden_layers, config.intermediate_size, groups, config.hidden_size, family, getattr(config, SPARSE, False)
+        )
 
 
 @dataclass
@@ -123,4 +134,22 @@ def files_of(served: Path) -> list[Path]:
 
 def bytes_of(path: Path) -> int:
     """The size of a served file with what belongs to it, or of all files in a folder."""
-    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else files_of(path)) if file.is_file())
+    return sum(file.stat().st_size for file in _all_files(path))
+
+
+def zipped_bytes(path: Path) -> int:
+    """What `bytes_of` would be if every file were zipped (deflate, level 6, as zip does): for a note, no engine reads it so."""
+    return sum(_deflated(file) for file in _all_files(path))
+
+
+def _all_files(path: Path) -> Iterator[Path]:
+    return (file for file in (path.rglob("*") if path.is_dir() else files_of(path)) if file.is_file())
+
+
+def _deflated(path: Path) -> int:
+    packer = zlib.compressobj(6, wbits=-zlib.MAX_WBITS)
+    size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_ZIP_CHUNK):
+            size += len(packer.compress(chunk))
+    return size + len(packer.flush())

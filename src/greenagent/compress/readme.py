@@ -9,6 +9,8 @@ from greenagent.core.units import format_bytes, format_si
 __all__ = ["payback_line", "render_readme"]
 
 _SLICES_SHOWN = 20
+_STORE_ZEROS = ("openvino", "encoder", "encoder_torch")
+"""The engines that are known to treat a weight of zero like any other, as we set them up."""
 
 
 def render_readme(card: ModelCard) -> str:
@@ -20,6 +22,8 @@ def render_readme(card: ModelCard) -> str:
         *_slice_tables(card),
         "## How it was made\n\n" + _step_table(card.steps),
         *(_selection(step) for step in card.steps if step.step == "select"),
+        *(_sparsity(step) for step in card.steps if step.step == "sparsify"),
+        *(_zipped(step) for step in card.steps if step.step == "quantize" and "zipped_bytes" in step.notes),
         f"Making it took {format_si(card.energy.energy_j, 'J')} ({card.energy.provenance or 'provenance unknown'}).\n",
         *([_payback(card.payback)] if card.payback else []),
         _agreement(card),
@@ -109,6 +113,36 @@ def _gain_row(step: str, before: ServingCost, after: ServingCost) -> str:
 def _selection(step: StepFact) -> str:
     notes = step.notes
     return f"Of {notes['examples']} training examples {notes['kept']} were kept; {notes['duplicates']} were near-duplicates.\n"
+
+
+def _sparsity(step: StepFact) -> str:
+    """What zeros gained, or that they gained nothing."""
+    notes, before, after = step.notes, step.serving_before, step.serving_after
+    zipped = f"{format_bytes(notes['dense_zipped_bytes'])} to {format_bytes(notes['zipped_bytes'])}"
+    said = (
+        f"Of the weights in the layers' matrices {notes['zeros']:.1%} are zero. Zipped, the served file would go from {zipped}. "
+    )
+    if not before or not after:
+        return said + "What a request costs on the engine was not measured.\n"
+    return said + _gained(before, after) + "\n"
+
+
+def _gained(before: ServingCost, after: ServingCost) -> str:
+    seconds = f"{format_si(before.request_s, 's')} before and {format_si(after.request_s, 's')} after"
+    joules = f"{format_si(before.energy.energy_j, 'J')} before and {format_si(after.energy.energy_j, 'J')} after"
+    sizes = f"{format_bytes(before.served_bytes)} before and {format_bytes(after.served_bytes)} after"
+    figures = f"On {after.engine} a request took {seconds}, {joules}; the file has {sizes}."
+    if after.engine.partition(" ")[0] not in _STORE_ZEROS:
+        return figures
+    return (
+        f"{figures} It gains nothing: this engine stores and multiplies zeros like other numbers, so that what differs in "
+        "seconds and joules is chance, or other work on the machine."
+    )
+
+
+def _zipped(step: StepFact) -> str:
+    notes = step.notes
+    return f"`{notes['file']}` ({format_bytes(notes['bytes'])}) would take {format_bytes(notes['zipped_bytes'])} zipped.\n"
 
 
 def _accuracy(quality: Quality | None) -> str:

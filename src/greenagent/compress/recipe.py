@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from greenagent.compress.compare import teacher_name
+from greenagent.compress.repeat import spelt_out
 from greenagent.compress.search.space import Range, check_choices, each_value, fill, read_choices
 from greenagent.core.errors import MissingExtraError, RecipeError, nearest
 
@@ -35,6 +36,7 @@ def built_in_steps() -> dict[str, Any]:
         from greenagent.compress.prune.step import Prune
         from greenagent.compress.quantize.step import Quantize
         from greenagent.compress.select.step import Select
+        from greenagent.compress.sparsify.step import Sparsify
         from greenagent.compress.synthesize.step import Synthesize
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "compress", "compressing a model") from error
@@ -44,6 +46,7 @@ def built_in_steps() -> dict[str, Any]:
         "synthesize": Synthesize,
         "select": Select,
         "prune": Prune,
+        "sparsify": Sparsify,
         "one_token": OneToken,
         "distill": Distill,
         "encoder": EncoderStudent,
@@ -64,8 +67,9 @@ def _steps() -> dict[str, Any]:
 class Recipe(BaseModel):
     """What to start from, what to learn, and the steps in order.
 
-    ``steps`` holds one-key mappings, ``{step name: options}``; `typed_steps` gives them validated. ``search`` says what is left
-    to choose in them.
+    ``steps`` holds one-key mappings, ``{step name: options}``; `typed_steps` gives them validated. Every ``repeat`` among them is
+    spelt out when the recipe is read: steps are counted, named in errors and kept on cards as they are taken. ``search`` says
+    what is left to choose in them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -91,13 +95,14 @@ class Recipe(BaseModel):
         description="names with the values they may take, a list or `{low, high, step}`; `{choose: NAME}` in a step stands for "
         "the value that a search finds",
     )
-    steps: list[dict[str, dict[str, Any] | None]] = Field(min_length=1, description="one key each: the step, with its options")
+    steps: list[dict[str, dict[str, Any] | None]] = Field(
+        min_length=1, description="one key each: the step, with its options; or `repeat`"
+    )
 
     @field_validator("steps", mode="before")
     @classmethod
-    def _without_options(cls, steps: Any) -> Any:
-        """A step may be its bare name."""
-        return [{step: None} if isinstance(step, str) else step for step in steps] if isinstance(steps, list) else steps
+    def _spelt_out(cls, steps: Any) -> Any:
+        return spelt_out(steps) if isinstance(steps, list) else steps
 
     @field_validator("search", mode="before")
     @classmethod

@@ -135,6 +135,9 @@ class StepOptions(BaseModel, ABC):
     families: ClassVar[tuple[Family, ...]] = ("language",)
     """The kinds of models that the step works on."""
 
+    measured_alike: ClassVar[bool] = False
+    """Whether its gain is so small that before and after must be alike in all else: measured right before, in the same form."""
+
     together: ClassVar[bool] = False
     """Whether all processes of a run carry the step out; of other steps the main process alone."""
 

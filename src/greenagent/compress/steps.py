@@ -93,7 +93,7 @@ class StepRunner:
         spent = Spending(run.step_dir / _spent_file(spread.rank), meter, self._clock, peak)
         metered = replace(run, progress=spent.watch(run.progress))
         with disk_errors(str(run.step_dir)):
-            before = spread.first(lambda: serving or self._serving(_there(candidate), run))
+            before = spread.first(lambda: self._serving_before(step, _there(candidate), serving, run))
             with peak:
                 changed = spread.each(lambda: step.apply(candidate, metered) if candidate else None)
                 quality = spread.first(lambda: self._select_quality(_there(changed), run))
@@ -132,6 +132,12 @@ class StepRunner:
             peak_rss_bytes=spent.peak_rss_bytes,
             energy=energy_record(spent.energy_j, None, None, self._meter.provenance, self._intensity),
         )
+
+    def _serving_before(self, step: StepOptions, candidate: Candidate, known: ServingCost | None, run: Run) -> ServingCost | None:
+        """What a request costs before ``step``; ``known`` is what the step before found that it costs on the candidate."""
+        if step.measured_alike:
+            return self._serving(candidate.changed(), run)
+        return known or self._serving(candidate, run)
 
     def _serving(self, candidate: Candidate, run: Run) -> ServingCost | None:
         if not self._gains:

@@ -66,6 +66,8 @@ class TrainOptions(StepOptions):
         shape = super().fit_shape(shape)
         if self.quantize_aware and shape.family != "language":
             raise RecipeError("quantize_aware is for language models: classifiers have their own ways of rounding")
+        if self.quantize_aware == "Q4_1" and shape.sparse:
+            raise RecipeError("quantize_aware: Q4_1 has no zero: train a sparse model through Q8_0 or Q4_0")
         if self.swap_values and shape.family != "language":
             raise RecipeError("swap_values swaps values of arguments: a classifier writes none")
         if self.dropout is not None and shape.family == "language":

@@ -19,6 +19,7 @@ from accelerate.data_loader import prepare_data_loader
 from greenagent.compress.examples import IGNORED, LengthGroupedSampler
 from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.run import Run
+from greenagent.compress.sparsify.zeros import held_in, hold
 from greenagent.compress.spread import Spread
 
 __all__ = ["Batch", "Objective", "Rewrite", "Rhythm", "Trainer", "items_in"]
@@ -61,6 +62,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         self._sampler = sampler
         self._spread = spread
         trained = _Taught(_twin(model), objective) if spread.sharded else model
+        self._held = held_in(trained)
         super().__init__(model=trained, train_dataset=rows, data_collator=self._shared(collator), **options)
         self.remove_callback(transformers.PrinterCallback)
 
@@ -100,6 +102,12 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         everyone = sum(self._spread.collect(items))
         loss: torch.Tensor = model(batch)
         return loss * (items * self._spread.count / everyone)
+
+    def training_step(self, *inputs: Any, **options: Any) -> torch.Tensor:
+        """Forward and backward; before gradients are clipped and used, the zeros of a sparse model lose theirs."""
+        loss: torch.Tensor = super().training_step(*inputs, **options)
+        hold(self._held)
+        return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._sampler

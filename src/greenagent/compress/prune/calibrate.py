@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from greenagent.compress.examples import Encoded, collate
 
-__all__ = ["Importance", "Places", "Widths", "calibrate", "observe"]
+__all__ = ["Importance", "Places", "Widths", "calibrate", "language_batches", "observe"]
 
 
 @dataclass
@@ -53,15 +53,18 @@ def calibrate(model: Any, rows: Sequence[Encoded], pad_id: int, batch_size: int 
         for layer in model.model.layers
     ]
     widths = Widths(config.intermediate_size, config.num_key_value_heads, config.hidden_size)
+    return observe(model, places, widths, language_batches(rows, pad_id, batch_size))
 
-    def batches() -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-        for start in range(0, len(rows), batch_size):
-            chunk = rows[start : start + batch_size]
-            ids = collate(chunk, pad_id)["input_ids"]
-            lengths = torch.tensor([len(r["input_ids"]) for r in chunk])
-            yield {"input_ids": ids}, torch.arange(ids.shape[1])[None, :] < lengths[:, None]
 
-    return observe(model, places, widths, batches())
+def language_batches(
+    rows: Sequence[Encoded], pad_id: int, batch_size: int = 32
+) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """Inputs of the body, and which tokens are real."""
+    for start in range(0, len(rows), batch_size):
+        chunk = rows[start : start + batch_size]
+        ids = collate(chunk, pad_id)["input_ids"]
+        lengths = torch.tensor([len(r["input_ids"]) for r in chunk])
+        yield {"input_ids": ids}, torch.arange(ids.shape[1])[None, :] < lengths[:, None]
 
 
 def observe(

@@ -8,7 +8,7 @@ zero, which changes nothing and can learn. Only with a smaller hidden state do t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,14 @@ from greenagent.compress.classify.encoder.candidate import Encoder
 from greenagent.compress.prune.calibrate import Importance, Places, Widths, observe
 from greenagent.compress.prune.shape import Kept
 
-__all__ = ["HeadDimensions", "encoder_importance", "encoder_layers_by_loss", "head_dimensions", "reshape_encoder"]
+__all__ = [
+    "HeadDimensions",
+    "encoder_batches",
+    "encoder_importance",
+    "encoder_layers_by_loss",
+    "head_dimensions",
+    "reshape_encoder",
+]
 
 _BATCH = 32
 _AXES: dict[str, tuple[str | None, ...]] = {
@@ -58,7 +65,7 @@ def encoder_importance(candidate: Encoder, rows: Sequence[Row]) -> Importance:
         for layer in model.base_model.encoder.layer
     ]
     widths = Widths(model.config.intermediate_size, model.config.num_attention_heads, model.config.hidden_size)
-    return observe(model, places, widths, _batches(candidate, rows))
+    return observe(model, places, widths, encoder_batches(candidate, rows))
 
 
 def head_dimensions(candidate: Encoder, rows: Sequence[Row]) -> list[HeadDimensions]:
@@ -77,7 +84,7 @@ def head_dimensions(candidate: Encoder, rows: Sequence[Row]) -> list[HeadDimensi
     handles += [layer.output.dense.register_forward_pre_hook(add) for layer in layers]
     try:
         with torch.inference_mode():
-            for inputs, real in _batches(candidate, rows):  # noqa: B007 - the hooks read it
+            for inputs, real in encoder_batches(candidate, rows):  # noqa: B007 - the hooks read it
                 candidate.model.base_model(**inputs)
     finally:
         for handle in handles:
@@ -191,7 +198,7 @@ def _sliced(name: str, value: torch.Tensor, indices: Mapping[str, torch.Tensor |
     return value
 
 
-def _batches(candidate: Encoder, rows: Sequence[Row]) -> Any:
+def encoder_batches(candidate: Encoder, rows: Sequence[Row]) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
     """Inputs of the body, and which tokens are real."""
     for start in range(0, len(rows), _BATCH):
         inputs = candidate.inputs([row["text"] for row in rows[start : start + _BATCH]])

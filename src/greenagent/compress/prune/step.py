@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from greenagent.compress.classify.encoder.candidate import Encoder
 from greenagent.compress.examples import texts
 from greenagent.compress.prune.anatomy import Anatomy, EncoderAnatomy, LanguageAnatomy
 from greenagent.compress.prune.calibrate import Importance
+from greenagent.compress.prune.rounds import toward
 from greenagent.compress.prune.shape import Kept, choose_layers
 from greenagent.compress.prune.vocabulary import common_tokens, trim_vocabulary
 from greenagent.compress.run import Run, StepOptions
@@ -54,6 +56,11 @@ class Prune(StepOptions):
         description="with vocabulary: also keep this many of the commonest tokens, for words the task's texts lack",
     )
     calibration_examples: int = Field(default=512, ge=1, description="examples that importance is measured on")
+    rounds_left: int = Field(
+        default=1,
+        ge=1,
+        description="go only the first of this many even rounds to the sizes asked for; `repeat` counts them down",
+    )
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Prune:
@@ -63,6 +70,10 @@ class Prune(StepOptions):
             raise ValueError("prune: give depth or layers, not both")
         if self.layers and self.layers != sorted(set(self.layers)):
             raise ValueError(f"prune: layers must rise and not repeat; got {self.layers}")
+        if self.rounds_left > 1 and (self.layers or self.vocabulary):
+            raise ValueError(
+                "prune: only depth, ffn, groups and hidden go in rounds: give layers or vocabulary a step of their own"
+            )
         if self.common_tokens and not self.vocabulary:
             raise ValueError("prune: common_tokens says what vocabulary pruning keeps: it needs vocabulary")
         if self.depth_by == "loss" and not self.depth:
@@ -93,17 +104,16 @@ class Prune(StepOptions):
         return candidate.changed(trimmed.model, trimmed.tokenizer)
 
     def _reshape(self, candidate: Candidate, run: Run) -> Candidate:
-        self.fit_shape(candidate.shape)
+        goal = self.fit_shape(candidate.shape)
         anatomy = EncoderAnatomy(candidate, run) if isinstance(candidate, Encoder) else LanguageAnatomy(candidate, run)
         examples = run.calibration(self.calibration_examples)
         importance = anatomy.importance(examples)
-        depth = self.depth or candidate.shape.depth
-        layers = self.layers or self._choose(anatomy, run, importance, depth)
+        layers = self.layers or self._choose(anatomy, run, importance, goal.depth)
         kept = Kept(
             layers,
-            [_best(importance.neurons[i], self.ffn) for i in layers] if self.ffn else None,
-            [_best(importance.groups[i], self.groups) for i in layers] if self.groups else None,
-            _best(importance.hidden, self.hidden) if self.hidden else None,
+            [_best(importance.neurons[i], goal.ffn) for i in layers] if self.ffn else None,
+            [_best(importance.groups[i], goal.groups) for i in layers] if self.groups else None,
+            _best(importance.hidden, goal.hidden) if self.hidden else None,
         )
         run.notes.update(layers_kept=layers, block_influence=[round(b, 4) for b in importance.block_influence])
         return candidate.changed(anatomy.reshaped(kept, examples))
@@ -129,11 +139,16 @@ class Prune(StepOptions):
         ):
             if (asked or 0) > there:
                 raise RecipeError(f"prune: the model has {there} {what}; asked to keep {asked}")
+        if shape.sparse and (self.ffn or self.groups or self.hidden):
+            raise RecipeError(
+                "prune: this model is sparse: prune its widths before sparsify (depth and vocabulary can follow it)"
+            )
         hidden, groups = self.hidden or shape.hidden, self.groups or shape.groups
         if shape.family == "encoder" and hidden % groups:
             raise RecipeError(f"prune: an encoder's heads share its hidden state: {hidden} cannot be cut into {groups} heads")
         depth = len(self.layers or []) or self.depth or shape.depth
-        return Shape(depth, self.ffn or shape.ffn, groups, hidden, shape.family)
+        end = replace(shape, depth=depth, ffn=self.ffn or shape.ffn, groups=groups, hidden=hidden)
+        return toward(shape, end, self.rounds_left, _BLOCK)
 
 
 def _texts(candidate: Candidate, run: Run) -> Iterable[str]:

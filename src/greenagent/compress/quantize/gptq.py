@@ -38,19 +38,23 @@ class Hessian:
 def compensated(weight: torch.Tensor, hessian: torch.Tensor, grid: Grid) -> Codes:
     """``weight`` (rows, columns) on ``grid``, such that its outputs on inputs of this ``hessian`` change little.
 
+    Weights that are zero stay so where the grid has a zero, as in SparseGPT (Frantar and Alistarh 2023): later columns make up
+    for what earlier ones would have had them take over.
     Raises `ModelError` for a ``hessian`` that is not finite.
     """
     inverse = _inverse_root(hessian)
     rest = weight.float().clone()
+    zero = torch.zeros_like(rest, dtype=torch.bool) if grid.has_offset else rest == 0
     codes, scales, offsets = [], [], []
     for start in range(0, rest.shape[1], BLOCK):
         end = start + BLOCK
-        block, root = rest[:, start:end], inverse[start:end, start:end]
-        scale, offset = grid.fit(block, root.diagonal() ** -2)  # what an error costs once later columns have made up for it
+        block, root, none = rest[:, start:end], inverse[start:end, start:end], zero[:, start:end]
+        cost = root.diagonal() ** -2  # of an error, once later columns have made up for it
+        scale, offset = grid.fit(block.masked_fill(none, 0), cost)
         chosen, errors = torch.empty_like(block), torch.empty_like(block)
         for i in range(BLOCK):
             column = block[:, i : i + 1]
-            code = grid.nearest(column, scale, offset)
+            code = grid.nearest(column, scale, offset).masked_fill(none[:, i : i + 1], 0)
             error = (column - (code * scale + offset)) / root[i, i]
             block[:, i + 1 :] -= error * root[i, i + 1 :]
             chosen[:, i : i + 1], errors[:, i : i + 1] = code, error

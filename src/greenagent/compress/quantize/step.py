@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, Literal, cast, get_args
 
 from pydantic import Field, model_validator
 
-from greenagent.compress.candidate import Candidate, Family, Shape, bytes_of
+from greenagent.compress.candidate import Candidate, Family, Shape, bytes_of, zipped_bytes
 from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
 from greenagent.compress.classify.encoder.export import export_ir
@@ -73,14 +74,15 @@ class Quantize(StepOptions):
         else:
             path = run.step_dir / f"model-{self.format}.gguf"
             export_gguf(candidate.model, candidate.tokenizer, path, cast(Quant, self.format), run.name, compensated)
-        run.notes.update(file=path.name, bytes=bytes_of(path))
-        return candidate.exported(self.format, path)
+        return self._written(candidate, path, run)
 
     def fit_shape(self, shape: Shape) -> Shape:
         shape = super().fit_shape(shape)
         if (self.format in get_args(EncoderFormat)) != (shape.family == "encoder"):
             fitting = get_args(EncoderFormat) if shape.family == "encoder" else (*get_args(Quant), *get_args(GpuFormat))
             raise RecipeError(f"quantize: {self.format} is for other models; here it is one of {', '.join(fitting)}")
+        if self.format == "Q4_1" and shape.sparse:
+            raise RecipeError("quantize: Q4_1 has no zero, and this model is sparse: take Q8_0 or Q4_0")
         return shape
 
     def _encoder(self, candidate: Encoder, run: Run) -> Candidate:
@@ -102,7 +104,12 @@ class Quantize(StepOptions):
             run.notes.update(found)
         elif self.format == "fp32" or self.format == "fp16":
             export_ir(candidate.model, path, self.format)
+        return self._written(candidate, path, run)
+
+    def _written(self, candidate: Candidate, path: Path, run: Run) -> Candidate:
         run.notes.update(file=path.name, bytes=bytes_of(path))
+        if candidate.shape.sparse:
+            run.notes.update(zipped_bytes=zipped_bytes(path))
         return candidate.exported(self.format, path)
 
     def _compensated(self, candidate: Candidate, run: Run) -> Mapping[str, Codes]:
