@@ -49,7 +49,7 @@ def demo(
     check_writable(out / "report.html")
     with ProgressLine() as line:
         _make_models(out, recipe or _demo_recipe(), zone, fresh, line)
-        data = _replay(out, zone, limit, line)
+        data = _replay(out, recipe or _demo_recipe(), zone, limit, line)
     page = out / "report.html"
     build_report(data, page)
     if as_json:
@@ -91,17 +91,18 @@ def _make_models(out: Path, recipe_path: Path, zone: str, fresh: bool, line: Pro
         )
 
 
-def _replay(out: Path, zone: str, limit: int | None, line: ProgressLine) -> ReportData:
+def _replay(out: Path, recipe_path: Path, zone: str, limit: int | None, line: ProgressLine) -> ReportData:
     """Serves teacher and student in turn and sends both the same requests of the test split."""
     from datetime import UTC, datetime
 
     from greenagent.account.report import collect
+    from greenagent.compress.recipe import load_recipe
     from greenagent.ledger import open_ledger
     from greenagent.tasks import load_task
     from greenagent.tasks.evaluate import sample
 
     student = out / "student"
-    task = load_task(_card(student).recipe["task"])
+    task = load_task(load_recipe(recipe_path).task)
     examples = sample(task.splits["test"], limit)
     rows = [
         _serve_and_ask(directory, name, examples, out / "ledger.db", zone, line)

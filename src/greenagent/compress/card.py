@@ -86,8 +86,7 @@ def write_model(
 
 def add_lineage(card: ModelCard, one: Finished, recipe: Recipe, task: Task) -> None:
     """Puts onto the card what the model was made by, and what that took."""
-    told = recipe.model_copy(update={"task": Path(recipe.task).name})  # where it lies on this machine is nobody's business
-    card.recipe, card.recipe_sha256, card.task_sha256 = told.model_dump(), told.sha256, task.sha256
+    card.recipe, card.recipe_sha256, card.task_sha256 = recipe.told.model_dump(), recipe.sha256, task.sha256
     card.steps, card.energy = one.steps, sum_energy([s.energy for s in one.steps])
 
 

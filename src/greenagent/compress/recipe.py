@@ -159,10 +159,18 @@ class Recipe(BaseModel):
         return typed
 
     @property
+    def told(self) -> Recipe:
+        """The recipe as cards show it: with the task's name, not its place on this machine."""
+        return self.model_copy(update={"task": Path(self.task).name})
+
+    @property
     def sha256(self) -> str:
-        """Hash of everything that determines what is made; what a slice may lose decides only whether it is accepted."""
+        """Hash of everything that determines what is made; what a slice may lose decides only whether it is accepted.
+
+        Of the task it has the name: a card has the hash of its contents.
+        """
         return hashlib.sha256(
-            self.model_dump_json(exclude={"description", "most_slice_loss", "min_slice", "search"}).encode()
+            self.told.model_dump_json(exclude={"description", "most_slice_loss", "min_slice", "search"}).encode()
         ).hexdigest()
 
 

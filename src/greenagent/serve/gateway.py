@@ -225,7 +225,7 @@ class Gateway:
 
     def metrics(self) -> bytes:
         """The metrics' text, after reading the meter."""
-        self.engine.read_meter()
+        self.engine.settle_all()
         return self.telemetry.render(self.engine.idle_j, self.engine.total_j, self.engine.provenance.kind)
 
 

@@ -274,10 +274,14 @@ class MeteredClient:
         self._attributor.advance(self._meter.total_j(), cpu.engine_s, cpu.gateway_s, cpu.host_s, self._read_at_s)
         self._fresh_steps = False
 
-    def take_idle(self) -> IdleSpan:
-        """The idle joules since the last call (or the start); reads the meter first."""
+    def settle_all(self) -> None:
+        """Reads the meter, and counts as idle what was kept for a next request: requests and idle are then all there is."""
         self.read_meter()
         self._attributor.rest()
+
+    def take_idle(self) -> IdleSpan:
+        """The idle joules since the last call (or the start); reads the meter first."""
+        self.settle_all()
         now = self._clock.now()
         idle_j = self._attributor.idle_j - self._idle_taken_j
         self._idle_taken_j = self._attributor.idle_j
