@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +44,24 @@ def environment(threads: int) -> dict[str, str]:
     """This process' environment with sleeping waits and ``threads`` threads for every thread pool that reads one."""
     count = str(threads)
     return {**os.environ, **PASSIVE, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def run_script(script: str, words: Sequence[str], threads: int) -> str:
+    """What a script of this folder writes to stdout, in a process of its own whose waiting threads sleep.
+
+    :raises EngineError: that process failed; its own error is on stderr.
+    """
+    command = [sys.executable, str(Path(__file__).with_name(script)), *words]
+    ran = subprocess.run(command, env=environment(threads), stdout=subprocess.PIPE, text=True, check=False)
+    if ran.returncode:
+        raise EngineError(f"{script} {' '.join(words[:2])} ended with exit code {ran.returncode}; its error is above")
+    return ran.stdout
+
+
+def run_for_figures(script: str, words: Sequence[str], threads: int) -> dict[str, Any]:
+    """The JSON in its last line (libraries may write lines of their own before). Errors: those of `run_script`."""
+    found: dict[str, Any] = json.loads(run_script(script, words, threads).splitlines()[-1])
+    return found
 
 
 def batches(prompts: Sequence[str], size: int) -> list[list[int]]:

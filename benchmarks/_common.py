@@ -1,8 +1,7 @@
-"""What the benchmarks share: the machine's facts, whether it is idle, spread over rounds, targets, JSON and the printed table."""
+"""What the benchmarks share: the machine's facts, whether it is idle, spread over rounds, targets."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -15,9 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from greenagent.core.atomic import disk_errors, write_text
 from greenagent.core.errors import EnvironmentalError, InputError
-from greenagent.core.units import format_bytes, format_si
 from greenagent.measure.cpu_power import detect
 from greenagent.measure.meter import Meter
 from greenagent.measure.proc import host_cpu_s, tree_cpu_s
@@ -167,52 +164,3 @@ def target(name: str, asked: float, figure: dict[str, Any] | float, unit: str = 
         "max": seen["max"],
         "met": reached <= asked if at_most else reached >= asked,
     }
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Writes the results file, whole or not at all."""
-    with disk_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
-def print_results(data: dict[str, Any]) -> None:
-    """The rows and the targets as tables on stdout, then the notes."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    rows = Table(title=data["title"])
-    for heading in ("Model", "Engine", "Parameters", "Size", "Accuracy", "Token/s", "J/correct, engine", "J/correct, total"):
-        rows.add_column(heading, justify="left" if heading in ("Model", "Engine") else "right")
-    for row in data["rows"]:
-        rows.add_row(
-            row["name"],
-            row["engine"],
-            f"{row['parameters'] / 1e6:.1f} M",
-            format_bytes(row["served_bytes"]),
-            f"{row['accuracy']:.2%} ({row['low']:.1%}-{row['high']:.1%}, n={row['examples']})",
-            f"{row['tokens_per_s']:,.0f}",
-            format_si(row["j_per_correct_engine"], "J"),
-            format_si(row["j_per_correct_total"], "J"),
-        )
-    console.print(rows)
-    console.print(target_table(data["targets"]))
-    for note in data["notes"]:
-        console.print(note, highlight=False, markup=False)
-
-
-def target_table(targets: Sequence[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table("Target", "Asked", "Achieved (min-max)", "Met")
-    for row in targets:
-        achieved = f"{figure(row['achieved'], row['unit'])} ({figure(row['min'], row['unit'])}-{figure(row['max'], row['unit'])})"
-        asked = f"{row['relation']} {figure(row['asked'], row['unit'])}"
-        table.add_row(row["name"], asked, achieved, "yes" if row["met"] else "NO")
-    return table
-
-
-def figure(value: float, unit: str) -> str:
-    """A target's figure as text: ``96.0%``, ``5.2x``."""
-    return f"{value:.1%}" if unit == "%" else f"{value:.2f}{unit}"

@@ -22,20 +22,19 @@ from _common import (
     commit,
     machine_facts,
     power_model,
-    print_results,
     ratio,
     require_idle,
     say,
     split_of,
     spread,
     target,
-    write_json,
 )
+from _report import IN_README, print_results, reported
 from _served import CONCURRENCY, WARM_UP, ServeOptions, measure_served
 from transformers_baseline import DTYPES, SETTINGS, Setting, run_setting
 
 from greenagent.core.clock import SystemClock
-from greenagent.core.errors import EngineError, GreenagentError, InputError, ModelError
+from greenagent.core.errors import EngineError, InputError, ModelError
 from greenagent.core.records import ModelCard
 from greenagent.engines.models import load_card
 from greenagent.tasks import Example, Task, load_task
@@ -107,19 +106,13 @@ def options_of(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(make: Callable[[], Benchmark]) -> int:
-    """Runs a benchmark from its command line: results file, tables on stdout, one line of error and its exit code."""
-    try:
+    """Runs a benchmark from its command line; the exit code."""
+
+    def measured() -> tuple[Path, dict[str, Any]]:
         benchmark = make()
-        results = compare(benchmark)
-        write_json(benchmark.output, results)
-        print_results(results)
-        say(f"written: {benchmark.output}; `make format` renews the table in README.md")
-    except GreenagentError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return benchmark.output, compare(benchmark)
+
+    return reported(measured, print_results, IN_README)
 
 
 def compare(benchmark: Benchmark) -> dict[str, Any]:
@@ -274,7 +267,7 @@ def row_of(name: str, engine: str, parameters: int, size: int, figures: Sequence
 
 def engine_name(server: dict[str, Any], card: ModelCard) -> str:
     """``openvino Q8_0``: the engine and the form of the served file."""
-    form = Path(card.served_file or "").stem.removeprefix("model-")
+    form = Path(card.served_file or "").stem.removeprefix("model").removeprefix("-")
     return f"{server.get('engine', 'engine')} {form}".strip()
 
 

@@ -27,22 +27,21 @@ from _common import (
     commit,
     machine_facts,
     power_model,
-    print_results,
     ratio,
     require_idle,
     say,
     split_of,
     spread,
     target,
-    write_json,
 )
 from _compare import engine_name, model_facts, notes, row_of
+from _report import IN_README, print_results, reported
 from _served import CONCURRENCY, WARM_UP, ServeOptions, measure_served
 from engine_alone import run_engine
 from transformers_baseline import SETTINGS, Setting, run_setting
 
 from greenagent.core.clock import SystemClock
-from greenagent.core.errors import GreenagentError, InputError, ModelError
+from greenagent.core.errors import InputError, ModelError
 from greenagent.core.records import ModelCard
 from greenagent.core.units import format_bytes
 from greenagent.engines.models import load_card
@@ -268,18 +267,11 @@ def asked_for() -> Asked:
     return asked
 
 
-def main() -> int:
-    try:
-        asked = asked_for()
-        results = measure(asked)
-        write_json(asked.output, results)
-        print_results(results)
-        say(f"written: {asked.output}; `make format` renews the table in README.md")
-    except GreenagentError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    return 0
+def measured() -> tuple[Path, dict[str, Any]]:
+    """Where the results go, and the results."""
+    asked = asked_for()
+    return asked.output, measure(asked)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(measured, print_results, IN_README))

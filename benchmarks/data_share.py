@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _common import ROOT, Others, commit, figure, machine_facts, power_model, require_idle, say, spread, write_json
+from _common import ROOT, Others, commit, machine_facts, power_model, require_idle, say, spread
+from _report import figure, print_table, reported, write_json
 
 from greenagent.compress.card import sum_energy
 from greenagent.compress.pipeline import compress
@@ -31,7 +32,7 @@ from greenagent.compress.train import TrainOptions
 from greenagent.compress.work import work_directory
 from greenagent.core.atomic import new_directory
 from greenagent.core.clock import SystemClock
-from greenagent.core.errors import GreenagentError, InputError
+from greenagent.core.errors import InputError
 from greenagent.core.records import ModelCard, StepFact
 from greenagent.core.units import format_si
 from greenagent.tasks import load_task
@@ -219,27 +220,21 @@ def _copy(source: Path, target: Path) -> None:
 
 def print_curve(data: dict[str, Any]) -> None:
     """The curve as a table on stdout."""
-    from rich.console import Console
-    from rich.table import Table
+    headings = ("Share", "Chosen by", "Examples", "Accuracy on select", "Of all's", "Joules", "Saved")
+    print_table(data, headings, map(_cells, data["curve"]), left=("Chosen by",))
 
-    table = Table(title=data["title"])
-    for heading in ("Share", "Chosen by", "Examples", "Accuracy on select", "Of all's", "Joules", "Saved"):
-        table.add_column(heading, justify="left" if heading == "Chosen by" else "right")
-    for row in data["curve"]:
-        saved = row["saved"]
-        table.add_row(
-            figure(row["share"], "%"),
-            row["by"],
-            f"{row['examples']['median']:,.0f}",
-            _shown(row["accuracy"]),
-            _shown(row["kept"]),
-            format_si(row["total_j"]["median"] if row["total_j"] else None, "J"),
-            _shown(saved) if saved else "unknown",
-        )
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
-    for note in data["notes"]:
-        console.print(note, highlight=False, markup=False)
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    saved = row["saved"]
+    return [
+        figure(row["share"], "%"),
+        row["by"],
+        f"{row['examples']['median']:,.0f}",
+        _shown(row["accuracy"]),
+        _shown(row["kept"]),
+        format_si(row["total_j"]["median"] if row["total_j"] else None, "J"),
+        _shown(saved) if saved else "unknown",
+    ]
 
 
 def _shown(found: dict[str, Any]) -> str:
@@ -296,18 +291,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit code; one line of error."""
-    given = arguments(words)
-    try:
-        results = measure(given)
-        write_json(given.output, results)
-        print_curve(results)
-        say(f"written: {given.output}")
-    except GreenagentError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    def measured() -> tuple[Path, dict[str, Any]]:
+        given = arguments(words)
+        return given.output, measure(given)
+
+    return reported(measured, print_curve)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import ROOT, commit, machine_facts, say, spread, write_json
+from _common import ROOT, commit, machine_facts, say, spread
+from _report import exit_code, write_json
 
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.distill.exposure import measure_exposure
@@ -28,7 +29,6 @@ from greenagent.compress.examples import fit_select
 from greenagent.compress.load import load_candidate
 from greenagent.compress.recipe import built_in_steps
 from greenagent.compress.run import Run, StepOptions
-from greenagent.core.errors import GreenagentError
 from greenagent.tasks import Task, load_task
 from greenagent.tasks.evaluate import sample
 
@@ -62,14 +62,9 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
+    """Prints the table; the exit code."""
     given = arguments()
-    try:
-        results = compare(given)
-    except GreenagentError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    print(table(results))
-    return 0
+    return exit_code(lambda: print(table(compare(given))))
 
 
 def compare(given: argparse.Namespace) -> dict[str, Any]:

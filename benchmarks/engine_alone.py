@@ -9,32 +9,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from _alone import card_of, engine_generate, environment, measure_alone
-from _common import say, split_of
+from _alone import card_of, engine_generate, measure_alone, run_for_figures
+from _common import split_of
+from _report import exit_code
 
-from greenagent.core.errors import EngineError, GreenagentError
 from greenagent.engines.registry import engine_for
 from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
 
 
 def run_engine(model: Path, task: str, split: str, batch: int, repeat: int) -> dict[str, Any]:
-    """Measures one batch size in a process of its own.
-
-    :raises EngineError: that process failed; its own error is on stderr.
-    """
-    command = [sys.executable, str(Path(__file__).resolve()), str(model), "--task", task, "--split", split]
-    command += ["--batch", str(batch), "--repeat", str(repeat)]
-    ran = subprocess.run(command, env=environment(1), stdout=subprocess.PIPE, text=True, check=False)
-    if ran.returncode:
-        raise EngineError(f"the engine alone (batch {batch}) ended with exit code {ran.returncode}; its error is above")
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
+    """Measures one batch size in a process of its own. Errors: those of `run_script`."""
+    words = [str(model), "--task", task, "--split", split, "--batch", str(batch), "--repeat", str(repeat)]
+    return run_for_figures("engine_alone.py", words, 1)
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -61,12 +52,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    try:
-        print(json.dumps(measure(_arguments()), indent=1))
-    except GreenagentError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    return 0
+    """Prints the figures; the exit code."""
+    return exit_code(lambda: print(json.dumps(measure(_arguments()))))
 
 
 if __name__ == "__main__":

@@ -22,14 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _common import ROOT, commit, machine_facts, say, split_of, spread, target, write_json
+from _common import ROOT, commit, machine_facts, say, split_of, spread, target
 from _paired import Verdicts, points_lost, verdicts
+from _report import print_table, reported, write_json
 
 from greenagent.compress.pipeline import compress
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.work import work_directory
 from greenagent.core.clock import SystemClock
-from greenagent.core.errors import GreenagentError, InputError, ModelError
+from greenagent.core.errors import InputError, ModelError
 from greenagent.core.records import ModelCard
 from greenagent.core.units import format_bytes
 from greenagent.engines.models import load_card
@@ -220,23 +221,15 @@ def notes(given: argparse.Namespace, examples: int) -> list[str]:
 
 def print_rows(data: dict[str, Any]) -> None:
     """The rows and targets on stdout, then the notes."""
-    from _common import target_table
-    from rich.console import Console
-    from rich.table import Table
+    headings = ("Weights", "Size", "Accuracy", "Points lost, bf16 before", "Points lost, bf16 trained as long")
+    print_table(data, headings, map(_cells, data["rows"]), left=headings[:1])
 
-    table = Table(title=data["title"])
-    for heading in ("Weights", "Size", "Accuracy", "Points lost, bf16 before", "Points lost, bf16 trained as long"):
-        table.add_column(heading, justify="left" if heading == "Weights" else "right")
-    for row in data["rows"]:
-        found = row["accuracy"]
-        span = f" ({found['min']:.2%}-{found['max']:.2%})" if len(found["rounds"]) > 1 else ""
-        lost = [shown(row.get(key)) for key in ("lost", "lost_as_long")]
-        table.add_row(row["name"], format_bytes(row["bytes"]), f"{found['median']:.2%}{span}", *lost)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
-    console.print(target_table(data["targets"]))
-    for note in data["notes"]:
-        console.print(note, highlight=False, markup=False)
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    found = row["accuracy"]
+    span = f" ({found['min']:.2%}-{found['max']:.2%})" if len(found["rounds"]) > 1 else ""
+    lost = [shown(row.get(key)) for key in ("lost", "lost_as_long")]
+    return [row["name"], format_bytes(row["bytes"]), f"{found['median']:.2%}{span}", *lost]
 
 
 def shown(lost: dict[str, Any] | None) -> str:
@@ -266,18 +259,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit code; one line of error."""
-    try:
+
+    def measured() -> tuple[Path, dict[str, Any]]:
         given = arguments(words)
-        results = measure(given)
-        write_json(given.output, results)
-        print_rows(results)
-        say(f"written: {given.output}")
-    except GreenagentError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return given.output, measure(given)
+
+    return reported(measured, print_rows)
 
 
 if __name__ == "__main__":

@@ -11,47 +11,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from _alone import card_of, environment, measure_alone
-from _common import say, split_of
+from _alone import card_of, measure_alone, run_for_figures, run_script
+from _common import split_of
 from _peer_ways import WAYS, Setting, family_of, make, needed_bytes
+from _report import exit_code
 
-from greenagent.core.errors import EngineError, GreenagentError, InputError
+from greenagent.core.errors import InputError
 from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
 
-
-def run_alone(words: Sequence[str], threads: int) -> str:
-    """This script's output in a process whose waiting threads sleep.
-
-    :raises EngineError: that process failed; what it said last is in the message.
-    """
-    command = [sys.executable, str(Path(__file__).resolve()), *words]
-    ran = subprocess.run(command, env=environment(threads), capture_output=True, text=True, check=False)
-    if ran.returncode:
-        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise EngineError(f"{' '.join(words[:2])} ended with exit code {ran.returncode}: {last.removeprefix('error: ')}")
-    return ran.stdout
+_SCRIPT = Path(__file__).name
 
 
 def make_way(name: str, source: Path, target: Path, task: str) -> None:
-    """Makes ``target`` unless it is there. Errors: those of `run_alone`."""
+    """Makes ``target`` unless it is there. Errors: those of `run_script`."""
     if not target.is_dir():
-        run_alone(["make", name, str(source), str(target), "--task", task], 1)
+        run_script(_SCRIPT, ["make", name, str(source), str(target), "--task", task], 1)
 
 
 def ask_way(name: str, directory: Path, task: str, split: str, examples: int, setting: Setting) -> dict[str, Any]:
-    """One setting's figures. Errors: those of `run_alone`."""
+    """One setting's figures. Errors: those of `run_script`."""
     words = ["ask", name, str(directory), "--task", task, "--split", split, "--examples", str(examples)]
     words += ["--threads", str(setting.threads), "--batch", str(setting.batch)]
-    found: dict[str, Any] = json.loads(run_alone(words, setting.threads).splitlines()[-1])
-    return found
+    return run_for_figures(_SCRIPT, words, setting.threads)
 
 
 def measure(name: str, directory: Path, task: str, split: str, limit: int | None, setting: Setting) -> dict[str, Any]:
@@ -80,20 +67,19 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    given = _arguments()
-    try:
-        ways = WAYS[family_of(given.model)]
-        if given.way not in ways:
-            raise InputError(f"no way {given.way!r} for this model; there are: {', '.join(ways)}")
-        if given.verb == "make":
-            make(ways[given.way], given.model, given.target, given.task)
-        else:
-            setting = Setting(given.threads, given.batch)
-            print(json.dumps(measure(given.way, given.model, given.task, given.split, given.examples, setting)))
-    except GreenagentError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    return 0
+    """Makes what is asked for, or prints its figures; the exit code."""
+    return exit_code(lambda: _carry_out(_arguments()))
+
+
+def _carry_out(given: argparse.Namespace) -> None:
+    ways = WAYS[family_of(given.model)]
+    if given.way not in ways:
+        raise InputError(f"no way {given.way!r} for this model; there are: {', '.join(ways)}")
+    if given.verb == "make":
+        make(ways[given.way], given.model, given.target, given.task)
+        return
+    setting = Setting(given.threads, given.batch)
+    print(json.dumps(measure(given.way, given.model, given.task, given.split, given.examples, setting)))
 
 
 if __name__ == "__main__":

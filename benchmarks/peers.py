@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from _alone import card_of
 from _common import (
     ROOT,
     Others,
@@ -35,14 +36,13 @@ from _common import (
     split_of,
     spread,
     target,
-    target_table,
-    write_json,
 )
-from _peer_ways import GROUP, OURS, SETTINGS, WAYS, Setting, card_of, family_of
+from _peer_ways import GROUP, OURS, SETTINGS, WAYS, Setting, family_of
+from _report import print_table, reported
 from peer_run import ask_way, make_way
 
 from greenagent.core.clock import SystemClock
-from greenagent.core.errors import GreenagentError, InputError
+from greenagent.core.errors import InputError
 from greenagent.core.units import format_bytes, format_si
 from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
@@ -181,27 +181,20 @@ def _version(name: str) -> str | None:
 
 def print_rows(data: dict[str, Any]) -> None:
     """The rows and targets on stdout, then the notes."""
-    from rich.console import Console
-    from rich.table import Table
+    headings = ("Way", "Size", "Accuracy", "p50 alone", "J/correct, engine", "Cheapest at")
+    print_table(data, headings, map(_cells, data["rows"]), left=("Way", "Cheapest at"))
 
-    table = Table(title=data["title"])
-    for heading in ("Way", "Size", "Accuracy", "p50 alone", "J/correct, engine", "Cheapest at"):
-        table.add_column(heading, justify="left" if heading in ("Way", "Cheapest at") else "right")
-    for row in data["rows"]:
-        joules = row["j_per_correct_engine"]
-        table.add_row(
-            row["name"],
-            format_bytes(row["needed_bytes"]),
-            f"{row['accuracy']:.2%} ({row['low']:.1%}-{row['high']:.1%})",
-            format_si(row["latency_p50_s"]["median"], "s"),
-            format_si(joules["median"] if joules else None, "J"),
-            str(Setting(row["threads"], row["batch"])),
-        )
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
-    console.print(target_table(data["targets"]))
-    for note in data["notes"]:
-        console.print(note, highlight=False, markup=False)
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    joules = row["j_per_correct_engine"]
+    return [
+        row["name"],
+        format_bytes(row["needed_bytes"]),
+        f"{row['accuracy']:.2%} ({row['low']:.1%}-{row['high']:.1%})",
+        format_si(row["latency_p50_s"]["median"], "s"),
+        format_si(joules["median"] if joules else None, "J"),
+        str(Setting(row["threads"], row["batch"])),
+    ]
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -227,18 +220,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit code; one line of error."""
-    try:
+
+    def measured() -> tuple[Path, dict[str, Any]]:
         given = arguments(words)
-        results = measure(given)
-        write_json(given.output, results)
-        print_rows(results)
-        say(f"written: {given.output}")
-    except GreenagentError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return given.output, measure(given)
+
+    return reported(measured, print_rows)
 
 
 if __name__ == "__main__":

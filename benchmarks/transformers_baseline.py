@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -23,10 +22,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from _alone import Generate, card_of, environment, measure_alone
-from _common import PASSIVE, say, split_of
+from _alone import Generate, card_of, measure_alone, run_for_figures
+from _common import PASSIVE, split_of
+from _report import exit_code
 
-from greenagent.core.errors import EngineError, GreenagentError
 from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
 
@@ -49,19 +48,12 @@ SETTINGS = [Setting(*values) for values in product((1, 2), (1, 32), DTYPES)]
 
 
 def run_setting(model: Path, task: str, split: str, examples: int | None, setting: Setting) -> dict[str, Any]:
-    """Measures one setting in a process of its own.
-
-    :raises EngineError: that process failed; its own error is on stderr.
-    """
-    command = [sys.executable, str(Path(__file__).resolve()), str(model), "--task", task, "--split", split]
-    command += ["--threads", str(setting.threads), "--batch", str(setting.batch), "--dtype", setting.dtype]
+    """Measures one setting in a process of its own. Errors: those of `run_script`."""
+    words = [str(model), "--task", task, "--split", split]
+    words += ["--threads", str(setting.threads), "--batch", str(setting.batch), "--dtype", setting.dtype]
     if examples is not None:
-        command += ["--examples", str(examples)]
-    ran = subprocess.run(command, env=environment(setting.threads), stdout=subprocess.PIPE, text=True, check=False)
-    if ran.returncode:
-        raise EngineError(f"the transformers baseline ({setting}) ended with exit code {ran.returncode}; its error is above")
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
+        words += ["--examples", str(examples)]
+    return run_for_figures("transformers_baseline.py", words, setting.threads)
 
 
 def load_generate(model_dir: Path, setting: Setting, max_tokens: int) -> Generate:
@@ -128,18 +120,12 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
+    """Prints the figures; the exit code."""
     given = _arguments()
     setting = Setting(given.threads, given.batch, given.dtype)
-    try:
-        if any(os.environ.get(key) != value for key, value in PASSIVE.items()):
-            found = run_setting(given.model, given.task, given.split, given.examples, setting)
-        else:
-            found = measure(given.model, given.task, given.split, given.examples, setting)
-    except GreenagentError as error:
-        say(f"error: {error}")
-        return error.exit_code
-    print(json.dumps(found, indent=1))
-    return 0
+    asleep = all(os.environ.get(key) == value for key, value in PASSIVE.items())
+    run = measure if asleep else run_setting
+    return exit_code(lambda: print(json.dumps(run(given.model, given.task, given.split, given.examples, setting))))
 
 
 if __name__ == "__main__":

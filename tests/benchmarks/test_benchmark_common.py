@@ -9,6 +9,7 @@ from pathlib import Path
 
 import _common as common
 import pytest
+from _report import write_json
 
 from greenagent.core.errors import EnvironmentalError
 
@@ -68,5 +69,5 @@ def test_facts_name_the_machine_without_naming_it() -> None:
 
 
 def test_results_are_written_whole_into_a_new_folder(tmp_path: Path) -> None:
-    common.write_json(tmp_path / "new" / "x.json", {"a": "≥"})
+    write_json(tmp_path / "new" / "x.json", {"a": "≥"})
     assert json.loads((tmp_path / "new" / "x.json").read_text(encoding="utf-8")) == {"a": "≥"}

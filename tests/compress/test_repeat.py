@@ -97,7 +97,7 @@ def test_reading_a_repeat_loads_no_torch() -> None:
         "import sys; from greenagent.compress.recipe import Recipe;"
         "Recipe(name='a', steps=[{'repeat': {'rounds': 2, 'steps': ['prune', 'distill']}}]); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_what_cannot_be_approached_is_not_pruned_in_rounds() -> None:

@@ -14,8 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenagent.compress.candidate import Shape
-from greenagent.compress.classify.candidate import Classifier
+from greenagent.compress.classify.tiny.candidate import Tiny
 from greenagent.compress.examples import fit_select
 from greenagent.compress.load import load_candidate
 from greenagent.compress.pipeline import compress
@@ -46,45 +45,16 @@ def run(task_dir: Path, tmp_path: Path) -> Run:
     return Run("r", task.interface(), fit, select, 0, tmp_path, quiet, quiet, folder)
 
 
-class _Letters(Classifier):
+class _Letters(Tiny):
     """Chooses by the counts of letters."""
 
-    @property
-    def architecture(self) -> str:
-        return "letters"
-
-    @property
-    def shape(self) -> Shape:
-        return Shape(1, 1, 1, 26, "tiny")
-
     temperature = 0.5
-
-    def length(self, text: str) -> int:
-        return len(text)
 
     def inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         return {"counts": torch.tensor([[float(text.count(chr(97 + i))) for i in range(26)] for text in texts])}
 
     def logits(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.as_tensor(model(batch["counts"]))
-
-    def save(self, directory: Path) -> None:
-        raise NotImplementedError
-
-    def check_exportable(self) -> None:
-        raise NotImplementedError
-
-    def export(self, directory: Path, name: str) -> tuple[str, Path]:
-        raise NotImplementedError
-
-    def drop(self, share: float) -> None:
-        raise NotImplementedError
-
-    def favour(self, choice: int, amount: float) -> None:
-        raise NotImplementedError
-
-    def served_log_probs(self, directory: Path, prompts: Sequence[str]) -> Any:
-        raise NotImplementedError
 
 
 # --- near-duplicates ------------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ async def evaluate(
     counted in the slices ``answer=invalid`` and ``answer=error``. Errors: `InputError` (nothing to evaluate, unknown metric);
     what the answerer raises; `EngineError` when every answer failed.
     """
-    scorer(metric)
+    scorer(metric)  # an unknown one is said before anything is asked
     if not examples:
         raise InputError(f"the split {split!r} has no examples")
     if concurrency < 1:

@@ -1,8 +1,8 @@
 """Scorers: is an answer right? All compare calls, never text.
 
 ``exact_call``: the same calls with the same arguments, in any order; of an example that accepts several forms, calls that it
-accepts. ``name``: the same tools in the same order, whatever the
-arguments. ``label``: the first call names the right intent (or there is none, where none fits).
+accepts. ``name``: the same tools in the same order, whatever the arguments. ``label``: the first call names the right intent (or
+there is none, where none fits).
 """
 
 from __future__ import annotations

@@ -1,0 +1,101 @@
+"""How benchmarks end: a results file, tables on stdout, and one line of error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from _common import say
+from rich.console import Console
+from rich.table import Table
+
+from greenagent.core.atomic import disk_errors, write_text
+from greenagent.core.errors import GreenagentError
+from greenagent.core.units import format_bytes, format_si
+
+Results = dict[str, Any]
+
+IN_README = "; `make format` renews the table in README.md"
+
+HEADINGS = ("Model", "Engine", "Parameters", "Size", "Accuracy", "Token/s", "J/correct, engine", "J/correct, total")
+
+
+def reported(measure: Callable[[], tuple[Path, Results]], show: Callable[[Results], None], more: str = "") -> int:
+    """Measures, writes the results file and shows what is in it; the exit code. ``more`` ends the last line."""
+
+    def work() -> None:
+        path, results = measure()
+        write_json(path, results)
+        show(results)
+        say(f"written: {path}{more}")
+
+    return exit_code(work)
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """0, or that of the error, which is said in one line."""
+    try:
+        work()
+    except GreenagentError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Writes the results file, whole or not at all."""
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def print_results(data: Results) -> None:
+    """The rows and the targets as tables on stdout, then the notes."""
+    rows = (
+        (
+            row["name"],
+            row["engine"],
+            f"{row['parameters'] / 1e6:.1f} M",
+            format_bytes(row["served_bytes"]),
+            f"{row['accuracy']:.2%} ({row['low']:.1%}-{row['high']:.1%}, n={row['examples']})",
+            f"{row['tokens_per_s']:,.0f}",
+            format_si(row["j_per_correct_engine"], "J"),
+            format_si(row["j_per_correct_total"], "J"),
+        )
+        for row in data["rows"]
+    )
+    print_table(data, HEADINGS, rows, left=("Model", "Engine"))
+
+
+def print_table(data: Results, headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str]) -> None:
+    """``rows`` under the results' title, their targets where they have any, and their notes; columns in ``left`` are words."""
+    table = Table(title=data["title"])
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    if data.get("targets"):
+        console.print(_target_table(data["targets"]))
+    for note in data["notes"]:
+        console.print(note, highlight=False, markup=False)
+
+
+def _target_table(targets: Sequence[Results]) -> Table:
+    table = Table("Target", "Asked", "Achieved (min-max)", "Met")
+    for row in targets:
+        achieved = f"{figure(row['achieved'], row['unit'])} ({figure(row['min'], row['unit'])}-{figure(row['max'], row['unit'])})"
+        asked = f"{row['relation']} {figure(row['asked'], row['unit'])}"
+        table.add_row(row["name"], asked, achieved, "yes" if row["met"] else "NO")
+    return table
+
+
+def figure(value: float, unit: str) -> str:
+    """A target's figure as text: ``96.0%``, ``5.2x``."""
+    return f"{value:.1%}" if unit == "%" else f"{value:.2f}{unit}"
