@@ -107,12 +107,7 @@ def options_of(given: argparse.Namespace) -> dict[str, Any]:
 
 def run(make: Callable[[], Benchmark]) -> int:
     """Runs a benchmark from its command line; the exit code."""
-
-    def measured() -> tuple[Path, dict[str, Any]]:
-        benchmark = make()
-        return benchmark.output, compare(benchmark)
-
-    return reported(measured, print_results, IN_README)
+    return reported(make, compare, print_results, IN_README)
 
 
 def compare(benchmark: Benchmark) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from _common import say
 from rich.console import Console
@@ -23,14 +23,25 @@ IN_README = "; `make format` renews the table in README.md"
 HEADINGS = ("Model", "Engine", "Parameters", "Size", "Accuracy", "Token/s", "J/correct, engine", "J/correct, total")
 
 
-def reported(measure: Callable[[], tuple[Path, Results]], show: Callable[[Results], None], more: str = "") -> int:
-    """Measures, writes the results file and shows what is in it; the exit code. ``more`` ends the last line."""
+class Asked(Protocol):
+    """What a command line asks for."""
+
+    @property
+    def output(self) -> Path: ...
+
+
+def reported(ask: Callable[[], Any], measure: Callable[[Any], Results], show: Callable[[Results], None], more: str = "") -> int:
+    """Measures what is asked for (an `Asked`), writes the results file and shows what is in it; the exit code.
+
+    ``more`` ends the last line.
+    """
 
     def work() -> None:
-        path, results = measure()
-        write_json(path, results)
+        asked: Asked = ask()
+        results = measure(asked)
+        write_json(asked.output, results)
         show(results)
-        say(f"written: {path}{more}")
+        say(f"written: {asked.output}{more}")
 
     return exit_code(work)
 

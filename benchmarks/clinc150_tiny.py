@@ -267,11 +267,5 @@ def asked_for() -> Asked:
     return asked
 
 
-def measured() -> tuple[Path, dict[str, Any]]:
-    """Where the results go, and the results."""
-    asked = asked_for()
-    return asked.output, measure(asked)
-
-
 if __name__ == "__main__":
-    sys.exit(reported(measured, print_results, IN_README))
+    sys.exit(reported(asked_for, measure, print_results, IN_README))

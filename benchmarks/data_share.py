@@ -291,12 +291,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit code; one line of error."""
-
-    def measured() -> tuple[Path, dict[str, Any]]:
-        given = arguments(words)
-        return given.output, measure(given)
-
-    return reported(measured, print_curve)
+    return reported(lambda: arguments(words), measure, print_curve)
 
 
 if __name__ == "__main__":

@@ -259,12 +259,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit code; one line of error."""
-
-    def measured() -> tuple[Path, dict[str, Any]]:
-        given = arguments(words)
-        return given.output, measure(given)
-
-    return reported(measured, print_rows)
+    return reported(lambda: arguments(words), measure, print_rows)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,13 @@ from greenagent.compress.recipe import Recipe
 from greenagent.core.engine import EngineRequest
 from greenagent.core.errors import ModelError, RecipeError, RequestError
 from greenagent.core.interface import Interface
-from greenagent.core.records import ModelCard, Quality
+from greenagent.core.records import ModelCard
 from greenagent.engines.base import EngineSettings
 from greenagent.engines.models import resolve_model
 from greenagent.engines.worker import WorkerClient
-from greenagent.serve.local import local_server
 from greenagent.tasks import load_task
-from greenagent.tasks.evaluate import EndpointAnswerer, evaluate
+
+from .served import quality_over_http
 
 TRAINED = {"epochs": 6, "batch_size": 8, "learning_rate": 2e-3}
 
@@ -147,14 +146,7 @@ async def test_the_worker_serves_it_and_refuses_what_is_too_long(made: tuple[Pat
 def test_it_answers_the_openai_way(made: tuple[Path, ModelCard], task_dir: Path, tmp_path: Path) -> None:
     out, card = made
     assert card.recipe["task"] == task_dir.name
-    examples = load_task(task_dir).splits["val"][:40]
-
-    async def ask(url: str) -> Quality:
-        async with EndpointAnswerer(url, card.name, card.interface.tools) as answerer:
-            return await evaluate(answerer, examples, split="val")
-
-    with local_server(out, "--ledger", str(tmp_path / "ledger.db")) as server:
-        quality = asyncio.run(ask(server.url))
+    quality = quality_over_http(out, card, task_dir, tmp_path / "ledger.db")
     assert quality.accuracy > 0.9
 
 

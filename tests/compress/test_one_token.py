@@ -15,11 +15,11 @@ from greenagent.compress.recipe import Recipe
 from greenagent.core.calls import ToolCall
 from greenagent.core.engine import EngineRequest, Grammar
 from greenagent.core.errors import RecipeError
-from greenagent.core.records import ModelCard, Quality
+from greenagent.core.records import ModelCard
 from greenagent.engines.worker import WorkerClient
-from greenagent.serve.local import local_server
 from greenagent.tasks import load_task
-from greenagent.tasks.evaluate import EndpointAnswerer, evaluate
+
+from .served import quality_over_http
 
 TRAIN = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
 
@@ -92,14 +92,8 @@ async def test_the_engine_stops_behind_the_token_under_a_grammar_too(student: tu
 
 def test_clients_of_the_gateway_see_no_difference(student: tuple[Path, ModelCard], task_dir: Path, tmp_path: Path) -> None:
     out, card = student
-    examples = load_task(task_dir).splits["val"][:40]
-
-    async def ask(url: str) -> Quality:
-        async with EndpointAnswerer(url, card.name, card.interface.tools) as answerer:
-            return await evaluate(answerer, examples, split="val")
-
-    with local_server(out, "--ledger", str(tmp_path / "ledger.db")) as server:
-        assert asyncio.run(ask(server.url)).accuracy > 0.8
+    quality = quality_over_http(out, card, task_dir, tmp_path / "ledger.db")
+    assert quality.accuracy > 0.8
 
 
 def test_only_choices_have_answers_of_one_token(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:

@@ -25,14 +25,14 @@ from greenagent.core.calls import Tool
 from greenagent.core.engine import EngineRequest, Grammar
 from greenagent.core.errors import ModelError, RecipeError, RequestError
 from greenagent.core.interface import Interface
-from greenagent.core.records import ModelCard, Quality
+from greenagent.core.records import ModelCard
 from greenagent.engines.tiny.file import TinyShape, load_tiny
 from greenagent.engines.tiny.network import TinyNetwork
 from greenagent.engines.tiny.words import Words, split
 from greenagent.engines.worker import WorkerClient
-from greenagent.serve.local import local_server
 from greenagent.tasks import Example, load_task
-from greenagent.tasks.evaluate import EndpointAnswerer, evaluate
+
+from .served import quality_over_http
 
 TEXTS = ["Play some jazz", "what's the weather in Oslo?", "", "unheard-of qwertyuiop", "jazz"]
 TINY = {"words": 200, "buckets": 64, "width": 16, "words_from": None, "dropout": 0.0}
@@ -194,14 +194,7 @@ async def test_it_is_served_as_any_model(made: tuple[Path, ModelCard], task_dir:
 
 def test_it_answers_the_openai_way_inside_the_gateway(made: tuple[Path, ModelCard], task_dir: Path, tmp_path: Path) -> None:
     out, card = made
-    examples = load_task(task_dir).splits["val"][:40]
-
-    async def ask(url: str) -> Quality:
-        async with EndpointAnswerer(url, card.name, card.interface.tools) as answerer:
-            return await evaluate(answerer, examples, split="val")
-
-    with local_server(out, "--ledger", str(tmp_path / "ledger.db")) as server:
-        quality = asyncio.run(ask(server.url))
+    quality = quality_over_http(out, card, task_dir, tmp_path / "ledger.db")
     assert quality.accuracy > 0.8
     assert quality.energy is not None
     assert quality.energy.engine_j is not None

@@ -1,11 +1,11 @@
 """An engine client that knows what every request cost: one meter per host, split among the requests by CPU time and tokens.
 
 The meter is read when a request arrives, at most every `READ_INTERVAL_S` while the engine reports steps, and when a request
-ends. Everything the meter counted is in a request or in the idle account: ``sum(requests) + idle == total`` at any moment
-without requests in flight (`greenagent.measure.attribution` says how a span is split).
+ends. Everything the meter counted is in a request or in the idle account: ``sum(requests) + idle == total`` after
+`MeteredClient.settle_all` without requests in flight (`greenagent.measure.attribution` says how a span is split).
 
-What a gateway still does for a request after its energy was closed (the ledger, the last bytes) is in the next span: part of
-the overhead of the requests in flight then, else idle.
+What a gateway still does for a request after its energy was closed (the ledger, the last bytes) is in the next span: overhead of
+the requests in flight then, or of the next one where that follows at once, else idle.
 """
 
 from __future__ import annotations
