@@ -26,6 +26,7 @@ from greenagent.engines.base import EngineSettings, PromptTooLongError, parse_op
 from greenagent.engines.chat import knows_tools, template_messages
 from greenagent.engines.grammar import GrammarCheck, reason_of
 from greenagent.engines.models import ModelRef, resolve_model
+from greenagent.engines.signal_stack import kept_signal_stack
 from greenagent.engines.tokenization import TextCodec, codec_from_file, read_gguf
 
 __all__ = ["OpenVinoEngine", "OpenVinoOptions", "check_device"]
@@ -232,7 +233,8 @@ def _import() -> tuple[Any, Any, Any]:
 
 def check_device(ov: Any, device: str) -> None:
     """Raises `InputError` when OpenVINO (``ov``, the module) sees no such device."""
-    available = list(ov.Core().available_devices)
+    with kept_signal_stack():
+        available = list(ov.Core().available_devices)
     if device.split(".")[0].split(":")[0] not in {"AUTO", *(d.split(".")[0] for d in available)}:
         raise InputError(f"OpenVINO sees no device {device!r}{nearest(device, available)}; it sees: {', '.join(available)}")
 
@@ -257,7 +259,8 @@ def _pipeline(ref: ModelRef, settings: EngineSettings, options: OpenVinoOptions,
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = options.dynamic_quantization
     properties.update(options.properties)
     try:
-        return genai.ContinuousBatchingPipeline(str(path), scheduler, settings.device, properties)
+        with kept_signal_stack():
+            return genai.ContinuousBatchingPipeline(str(path), scheduler, settings.device, properties)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(f"OpenVINO cannot load {path}: {lines[-1] if lines else 'no reason given'}") from error

@@ -19,6 +19,7 @@ from greenagent.compress.classify.encoder.export import converted
 from greenagent.compress.export.telemetry import without_telemetry
 from greenagent.core.errors import MissingExtraError, QualityError
 from greenagent.engines.encoder.torch import dynamic_int8
+from greenagent.engines.signal_stack import kept_signal_stack
 
 __all__ = ["export_dynamic_int8", "export_int8"]
 
@@ -33,6 +34,7 @@ def export_dynamic_int8(candidate: Encoder, path: Path) -> None:
         torch.save(dynamic_int8(candidate.model).state_dict(), path)
 
 
+@kept_signal_stack()
 def export_int8(
     candidate: Encoder,
     path: Path,

@@ -13,6 +13,7 @@ from greenagent.engines.classifier import ClassifierEngine
 from greenagent.engines.encoder.network import EncoderNetwork
 from greenagent.engines.models import ModelRef, resolve_model
 from greenagent.engines.openvino import check_device
+from greenagent.engines.signal_stack import kept_signal_stack
 
 __all__ = ["EncoderOptions", "open_encoder", "openvino_network"]
 
@@ -45,7 +46,8 @@ def openvino_network(ref: ModelRef, settings: EngineSettings, options: EncoderOp
     if options is not None and options.precision != "auto":
         properties["INFERENCE_PRECISION_HINT"] = options.precision
     try:
-        compiled = openvino.Core().compile_model(ref.encoder, settings.device, properties)
+        with kept_signal_stack():
+            compiled = openvino.Core().compile_model(ref.encoder, settings.device, properties)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(f"OpenVINO cannot load {ref.encoder}: {lines[-1] if lines else 'no reason given'}") from error
