@@ -34,8 +34,8 @@ $(STAMP): pyproject.toml constraints.txt scripts/pip_check.py
 demo: setup  ## the whole chain on the embedded model and task, ending with a table and a report
 	$(BIN)/greenagent demo
 
-test: setup  ## every test but the long storms
-	$(BIN)/python -m pytest
+test: setup  ## every test but the long storms, several files at a time
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 soak: setup  ## the long storms
 	$(BIN)/python -m pytest -m soak --timeout 3600

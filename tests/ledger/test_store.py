@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,14 +53,20 @@ def test_what_must_exist_is_not_made(path):
     assert not path.exists()
 
 
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A folder that other users reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @contextmanager
-def somebody_else(*folders: Path) -> Iterator[None]:
-    """Permissions mean nothing to root: gives it up inside, with pytest's own folders made passable."""
+def somebody_else() -> Iterator[None]:
+    """Permissions mean nothing to root: gives it up inside."""
     if os.geteuid() != 0:
         yield
         return
-    for folder in folders:
-        folder.chmod(0o755)
     os.seteuid(65534)
     try:
         yield
@@ -67,17 +74,17 @@ def somebody_else(*folders: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_refused_path_is_the_machines_fault(tmp_path):
-    (tmp_path / "shut").mkdir(mode=0o500)
-    (tmp_path / "dark").mkdir(mode=0o000)
-    kept = tmp_path / "kept.db"
+def test_a_refused_path_is_the_machines_fault(passable):
+    (passable / "shut").mkdir(mode=0o500)
+    (passable / "dark").mkdir(mode=0o000)
+    kept = passable / "kept.db"
     open_ledger(kept).close()
     kept.chmod(0o000)
-    with somebody_else(tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    with somebody_else():
         for where, options in [
-            (tmp_path / "shut" / "x.db", {}),
-            (tmp_path / "shut" / "new" / "x.db", {}),
-            (tmp_path / "dark" / "x.db", {}),
+            (passable / "shut" / "x.db", {}),
+            (passable / "shut" / "new" / "x.db", {}),
+            (passable / "dark" / "x.db", {}),
             (kept, {"readonly": True}),
             (kept, {}),
         ]:
@@ -85,15 +92,15 @@ def test_a_refused_path_is_the_machines_fault(tmp_path):
                 open_ledger(where, **options)
 
 
-def test_reading_needs_no_right_to_write_beside_it(tmp_path, make_activity):
-    folder = tmp_path / "evidence"
+def test_reading_needs_no_right_to_write_beside_it(passable, make_activity):
+    folder = passable / "evidence"
     folder.mkdir()
     with open_ledger(folder / "ledger.db") as ledger:
         ledger.record(make_activity())
     (folder / "ledger.db").chmod(0o444)
     folder.chmod(0o555)
     with (
-        somebody_else(tmp_path, tmp_path.parent, tmp_path.parent.parent),
+        somebody_else(),
         open_ledger(folder / "ledger.db", readonly=True) as ledger,
     ):
         assert ledger.verify().rows == 1

@@ -247,7 +247,7 @@ def test_whatever_is_wrong_with_a_line_is_one_error_or_none(place: list[int], va
     row["messages"].insert(1, {"role": "tool", "tool_call_id": "c", "content": "rain"})
     replaced = _replaced(row, place, value)
     with tempfile.TemporaryDirectory() as folder:
-        file = write(Path(folder, "t.jsonl"), replaced)
+        file = write(Path(folder, "t.jsonl"), json.dumps(replaced))
         problem = _problem(file)
     assert problem is None or (problem.startswith(str(file)) and problem.isprintable())
 
