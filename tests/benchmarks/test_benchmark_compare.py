@@ -11,6 +11,7 @@ from typing import Any
 import _compare as compare
 import assistant
 import clinc150
+import clinc150_small
 import pytest
 from transformers_baseline import SETTINGS
 
@@ -105,6 +106,13 @@ def test_clinc150_targets(models: compare.Models) -> None:
     for one in made:
         one["student"]["j_per_correct_total"] *= 1.3
     assert [r["met"] for r in clinc150.targets(compare.summarise(made, models))] == [True, True, True, False, False]
+
+
+def test_targets_of_a_tenth(models: compare.Models) -> None:
+    rows = clinc150_small.targets(compare.summarise(rounds(), models))
+    assert [r["asked"] for r in rows] == [0.96, 0.98, 10, 10, 10]
+    assert [r["achieved"] for r in rows] == pytest.approx([0.97, 0.95 / 0.97, 134 / 16, 10, 6])
+    assert [r["met"] for r in rows] == [True, False, False, True, False]
 
 
 def test_without_a_baseline_there_is_no_target_about_it(models: compare.Models) -> None:
