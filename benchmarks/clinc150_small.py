@@ -3,8 +3,8 @@
     python benchmarks/clinc150_small.py --data PATH/TO/clinc150
 
 PATH/TO/clinc150 holds ``train.jsonl``, ``val.jsonl`` and ``oos_train.jsonl`` with ``text``/``intent`` lines. The models are made
-when ``--models`` is absent (`recipes/clinc150-small.yaml`). Measured as in `clinc150`; the ``transformers`` baseline runs only with
-``--baseline-examples``.
+when ``--models`` is absent (`recipes/clinc150-small.yaml`). Measured as in `clinc150`; the ``transformers`` baseline runs only
+with ``--baseline-examples``.
 """
 
 from __future__ import annotations
