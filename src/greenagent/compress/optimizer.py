@@ -34,7 +34,7 @@ class MasterAdamW(torch.optim.Optimizer):
             state["master"] = parameter.detach().to(torch.float32, copy=True)
             state["exp_avg"] = torch.zeros_like(state["master"])
             state["exp_avg_sq"] = torch.zeros_like(state["master"])
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["step"] = torch.zeros((), device=parameter.device)  # where the fused kernel reads it
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

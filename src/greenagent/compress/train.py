@@ -170,7 +170,7 @@ def _last_loss(history: list[dict[str, float]]) -> float | None:
 
 
 def _arguments(options: TrainOptions, seed: int, checkpoints: Path) -> Any:
-    return transformers.TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=options.batch_size,
         num_train_epochs=options.epochs,
@@ -189,3 +189,5 @@ def _arguments(options: TrainOptions, seed: int, checkpoints: Path) -> Any:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one device for each process: more would be torch's DataParallel
+    return arguments

@@ -52,6 +52,8 @@ class DistillLabels(TrainOptions):
     def _weighs_sensibly(self) -> DistillLabels:
         if self.weighing == "convex" and self.alpha > 1:
             raise ValueError(f"distill_labels: with convex weighing alpha is a share, at most 1; got {self.alpha}")
+        if not self.teachers:
+            raise ValueError("distill_labels: name at least one teacher")
         return self
 
     @property

@@ -13,7 +13,7 @@ from greenagent.compress.run import Run
 from greenagent.compress.train import Batch, TrainOptions, train
 from greenagent.core.errors import TaskError
 
-__all__ = ["Loss", "calibrate", "calibration_error", "fitted_temperature", "learn"]
+__all__ = ["Loss", "calibrate", "calibration_error", "fitted_temperature", "learn", "lengths_of"]
 
 _BINS = 15
 
@@ -46,9 +46,7 @@ def learn(
 
     if options.dropout is not None:
         candidate.drop(options.dropout)
-    lengths = [candidate.length(row["text"]) for row in rows]
-    if max(lengths) > options.max_tokens:
-        raise TaskError(f"an example has {max(lengths)} tokens; raise max_tokens (now {options.max_tokens})")
+    lengths = lengths_of(candidate, rows, options.max_tokens)
     notes = train(
         candidate.model, rows, lengths, options, run, title=title, collator=collator or candidate.collate, objective=objective
     )
@@ -56,6 +54,14 @@ def learn(
     changed = candidate.changed()
     run.notes.update(calibrate(changed, run))
     return changed
+
+
+def lengths_of(candidate: Classifier, rows: Sequence[Row], max_tokens: int) -> list[int]:
+    """The tokens of each of ``rows``. Raises `TaskError` when one has more than ``max_tokens``: texts are never cut."""
+    lengths = [candidate.length(row["text"]) for row in rows]
+    if max(lengths) > max_tokens:
+        raise TaskError(f"an example has {max(lengths)} tokens; raise max_tokens (now {max_tokens})")
+    return lengths
 
 
 def calibrate(candidate: Classifier, run: Run) -> dict[str, Any]:

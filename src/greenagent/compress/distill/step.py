@@ -53,6 +53,8 @@ class Distill(TrainOptions):
     def _weighs_sensibly(self) -> Distill:
         if self.weighing == "convex" and self.alpha > 1:
             raise ValueError(f"distill: with convex weighing alpha is a share, at most 1; got {self.alpha}")
+        if self.on_policy and not self.alpha:
+            raise ValueError("distill: with alpha 0 nothing is learnt on the student's own answers: raise alpha, or on_policy: 0")
         if not self.teachers:
             raise ValueError("distill: name at least one teacher")
         return self
@@ -128,13 +130,13 @@ class _Lesson(Sequence[dict[str, Any]]):
         return batch
 
     def loss(self, model: Any, batch: Batch) -> torch.Tensor:
-        """On the task's answers both losses; on the student's own, where no label is right, the teachers' alone."""
+        """On the task's answers both losses; on the student's own, where no label is right, the teachers' part alone."""
         options = self._options
         logits, labels = answer_logits(model, batch)
         said = (batch["teacher_log_probs"], batch["teacher_ids"])
         taught = divergence(logits, *said, tau=options.tau, kind=options.divergence, beta=options.beta)
         if batch.get("on_policy"):
-            return taught
+            return options.alpha * taught
         return combined(functional.cross_entropy(logits.float(), labels), taught, options.alpha, options.weighing)
 
     def on_policy(self, model: Any, batch: Batch) -> Batch:

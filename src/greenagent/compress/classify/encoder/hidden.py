@@ -13,7 +13,7 @@ from torch.nn import functional
 from greenagent.compress.candidate import Candidate, Family
 from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
-from greenagent.compress.classify.learn import calibrate
+from greenagent.compress.classify.learn import calibrate, lengths_of
 from greenagent.compress.distill.teacher import vocabulary_map
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions, require_teacher
@@ -62,13 +62,13 @@ class DistillHidden(TrainOptions):
             raise ModelError(f"distill_hidden: the teacher {self.teacher!r} is no encoder: distill_labels learns from others")
         rows = rows_of(self.examples(run), run.interface)
         texts = [row["text"] for row in rows]
+        lengths = lengths_of(candidate, rows, self.max_tokens)
         ids = vocabulary_map(candidate.tokenizer, teacher.tokenizer, texts[:_SAMPLE])
         if self.dropout is not None:
             candidate.drop(self.dropout)
         torch.manual_seed(run.seed)
         with _attention_shown(candidate.model), _attention_shown(teacher.model):
             matching = Matching(candidate.model, teacher.model, ids, self.hidden, self.attention)
-            lengths = [candidate.length(text) for text in texts]
             notes = train(
                 matching, rows, lengths, self, run, title="distill_hidden", collator=candidate.collate, objective=_objective
             )
@@ -80,7 +80,7 @@ class DistillHidden(TrainOptions):
 
 def taught_by(student: int, teacher: int) -> list[int]:
     """For each of the ``student``'s layers the number of the ``teacher``'s that teaches it, from 1; the last teaches the last."""
-    return [round(layer * teacher / student) for layer in range(1, student + 1)]
+    return [max(1, round(layer * teacher / student)) for layer in range(1, student + 1)]
 
 
 class Matching(torch.nn.Module):
