@@ -86,7 +86,29 @@ def test_the_student_writes_its_own_answers(tiny_dir: Path) -> None:
         assert ids[len(prompt) : len(prompt) + len(answer)] == answer
 
 
-def test_signals_are_the_teachers_over_the_students_vocabulary(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+def test_own_answers_end_where_the_engine_ends_them_and_no_penalty_shapes_them(tiny_dir: Path) -> None:
+    candidate = load_candidate(str(tiny_dir))
+    model, end, pad = candidate.model, candidate.tokenizer.eos_token_id, candidate.tokenizer.pad_token_id
+    torch.manual_seed(0)
+    free = own_answers(model, [[7, 8]] * 64, pad_id=pad, end_id=end, max_tokens=12, temperature=1.0)
+    model.generation_config.repetition_penalty = 50.0
+    model.generation_config.max_length = 3
+    torch.manual_seed(0)
+    again = own_answers(model, [[7, 8]] * 64, pad_id=pad, end_id=end, max_tokens=12, temperature=1.0)
+    assert torch.equal(free["input_ids"], again["input_ids"])
+    assert model.generation_config.repetition_penalty == 50.0
+    code = int(free["labels"][free["labels"] != IGNORED].mode().values)
+    model.generation_config.eos_token_id = [end, code]
+    torch.manual_seed(0)
+    coded = own_answers(model, [[7, 8]] * 64, pad_id=pad, end_id=end, max_tokens=12, temperature=1.0)
+    answers = [[label for label in row if label != IGNORED] for row in coded["labels"].tolist()]
+    assert any(answer[-1] == code for answer in answers)
+    assert all(not {code, end} & set(answer[:-1]) for answer in answers)
+
+
+def test_signals_are_the_teachers_over_the_students_vocabulary(
+    tiny_dir: Path, task_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher, task = load_candidate(str(tiny_dir)), load_task(task_dir)
     teacher.model.float()
     corpus = list(texts(task.splits["train"], task.interface()))
@@ -105,6 +127,10 @@ def test_signals_are_the_teachers_over_the_students_vocabulary(tiny_dir: Path, t
     log_probs, said_ids = signals.of(3)
     assert torch.equal(said_ids, ids)
     assert torch.allclose(log_probs, values, atol=1e-4)
+    few = teachers.say(collate(rows[:40], 2), 2.0, 5)
+    monkeypatch.setattr("greenagent.compress.distill.teacher._POSITIONS", 7)
+    for whole, parts in zip(few, teachers.say(collate(rows[:40], 2), 2.0, 5), strict=True):
+        assert torch.allclose(whole.float(), parts.float(), atol=1e-4)  # however many positions are looked at at a time
     twice = Teachers([(teacher.model, mapped)] * 2).say(collate(rows[:1], 2), 2.0, 5)
     assert torch.allclose(twice[0], signals.of(0)[0], atol=1e-4)  # two equal teachers say what one says
 

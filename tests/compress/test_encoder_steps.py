@@ -161,6 +161,7 @@ def test_teachers_are_taken_at_even_distances() -> None:
     assert taught_by(2, 4) == [2, 4]
     assert taught_by(6, 12) == [2, 4, 6, 8, 10, 12]
     assert taught_by(3, 4) == [1, 3, 4]
+    assert taught_by(4, 2) == [1, 1, 2, 2]
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(encoder: Encoder, rows: list[dict[str, Any]]) -> None:

@@ -93,7 +93,7 @@ def test_subword_variants_cut_the_same_prompt_otherwise_and_keep_the_answer(tiny
     assert list(again) == list(rows)  # the tokenizer itself is as it was
 
 
-def test_rows_are_kept_compactly_and_given_out_whole() -> None:
+def test_rows_are_kept_compactly_and_given_out_whole(tmp_path: Path) -> None:
     rows = Rows()
     rows.append([5, 6, 7], [8, 2])
     rows.append([], [2])
@@ -105,6 +105,11 @@ def test_rows_are_kept_compactly_and_given_out_whole() -> None:
     assert rows[:1] == [rows[0]]
     assert rows.prompt(0) + rows.answer(0) == [5, 6, 7, 8, 2]
     assert list(rows.lengths) == [5, 1]
+    rows.write(tmp_path / "rows.npz")
+    read = Rows.read(tmp_path / "rows.npz")
+    assert (list(read), read.sha256) == (list(rows), rows.sha256)
+    read.append([1], [2])
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
     rows[0]["labels"][3] = 0
     assert rows.answer(0) == [8, 2]  # a row that was given out is its taker's
     with pytest.raises(IndexError):

@@ -50,6 +50,30 @@ def test_a_model_trained_as_a_format_computes_what_the_file_holds(quant: Quant, 
         assert not torch.allclose(rounded, plain, atol=1e-3)
 
 
+@pytest.mark.parametrize("quant", ["Q8_0", "Q4_0", "Q4_1"])
+def test_a_bfloat16_model_is_trained_with_exactly_the_files_weights(quant: Quant, tiny_dir: Path) -> None:
+    linear = load_candidate(str(tiny_dir)).model.to(torch.bfloat16).model.layers[0].mlp.up_proj
+    one = torch.zeros(1, linear.in_features, dtype=torch.bfloat16)
+    one[0, 3] = 1.0
+    with trained_as(_Only(linear), quant):
+        found = linear(one.float())[0]
+    assert torch.equal(found, read_back(linear.weight, quant)[:, 3])
+
+
+class _Only(torch.nn.Module):
+    """A model of one matrix."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def get_input_embeddings(self) -> None:
+        """None."""
+
+    def get_output_embeddings(self) -> None:
+        """None."""
+
+
 def test_gradients_go_through_the_rounding(tiny_dir: Path) -> None:
     model = load_candidate(str(tiny_dir)).model.float()
     ids = torch.arange(5, 25)[None]

@@ -21,6 +21,7 @@ from greenagent.compress.run import Progress, Run, StepOptions
 from greenagent.compress.serving import servable
 from greenagent.compress.spread import Spread
 from greenagent.compress.steps import StepRunner, finished_fact
+from greenagent.compress.teachers import check_teachers
 from greenagent.compress.train import TrainOptions
 from greenagent.compress.work import allow_changes, open_work, require_shared, shared_folder, step_folder
 from greenagent.core.atomic import new_directory
@@ -239,7 +240,8 @@ def _own_interface(base: str) -> Interface:
 
 
 def _base(run: Run, steps: list[tuple[str, StepOptions]]) -> Candidate:
-    """The model to start from, once it is clear that every step fits it and that what comes out can be written."""
+    """The model to start from, once it is clear that every step and teacher fits it and that what comes out can be written."""
+    check_teachers(run, steps)
     candidate = load_candidate(run.base, run.interface, run.seed)
     check_fit(candidate.shape, steps)
     candidate.check_exportable()

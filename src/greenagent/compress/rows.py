@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from typing import overload
+
+import numpy as np
 
 __all__ = ["IGNORED", "Encoded", "Rows"]
 
@@ -29,6 +32,23 @@ class Rows(Sequence[Encoded]):
         self._ids.extend(answer)
         self._ends.append(len(self._ids))
         self._answers.append(len(answer))
+
+    def write(self, path: Path) -> None:
+        """Into a file for `read`; a crash leaves none."""
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(file, ids=self._ids, ends=self._ends, answers=self._answers)
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Rows:
+        """What `write` wrote."""
+        rows = cls()
+        with np.load(path) as found:
+            rows._ids = array("i", found["ids"].tobytes())
+            rows._ends = array("q", found["ends"].tobytes())
+            rows._answers = array("i", found["answers"].tobytes())
+        return rows
 
     @property
     def lengths(self) -> array[int]:

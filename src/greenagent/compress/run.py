@@ -30,6 +30,9 @@ __all__ = ["CODES_FILE", "SYNTHETIC_FILE", "Progress", "Run", "StepOptions", "re
 SYNTHETIC_FILE = "synthetic.jsonl"
 CODES_FILE = "codes.json"
 
+_WEIGHTS_AND_WORDS = {".safetensors", ".bin", ".pt", ".gguf", ".tiny", ".xml", ".json", ".txt"}
+_CARD = "card.json"
+
 Progress = Callable[[str, int, int, str], None]
 
 
@@ -102,6 +105,12 @@ class Run:
         card = load_card(name) if Path(name).is_dir() else None
         return card.interface if card and card.interface.kind == self.interface.kind else self.interface
 
+    def known_as(self, name: str) -> list[Any]:
+        """The teacher called ``name`` by what it says, not by where it lies: digests of its files, and how it is talked to."""
+        files = sorted(self.teacher(name).iterdir())
+        saying = [path for path in files if path.suffix in _WEIGHTS_AND_WORDS and path.name != _CARD]
+        return [*([path.name, _digest(path)] for path in saying), self.speaks(name).model_dump(mode="json")]
+
     def remembers(self, *known_by: Any) -> Path:
         """The folder for what follows from ``known_by`` and nothing else: all steps and runs with the same ``shared`` find it."""
         if self.shared is None:
@@ -150,6 +159,11 @@ class StepOptions(BaseModel, ABC):
     @abstractmethod
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Does the step; leaves facts for the card in ``run.notes``."""
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_teacher(name: str, earlier: Sequence[StepOptions]) -> None:

@@ -1,13 +1,11 @@
-"""Teachers that are model directories: whether they can teach this task, asked before anything is trained, and how they are known."""
+"""Whether teachers that are model directories can teach this task: asked before anything is trained."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from greenagent.compress.distill.step import Distill
 from greenagent.compress.distill.teacher import vocabulary_map
@@ -15,24 +13,50 @@ from greenagent.compress.language import load_tokenizer
 from greenagent.compress.prune.step import Prune
 from greenagent.compress.run import Run, StepOptions
 from greenagent.core.errors import ModelError
+from greenagent.engines.models import load_card
 
 __all__ = ["check_teachers"]
+
+_NAMELESS = re.compile(r"LABEL_\d+")  # what transformers calls labels that nobody named
 
 
 def check_teachers(run: Run, steps: Sequence[tuple[str, StepOptions]]) -> None:
     """Raises `ModelError` when a step is to learn from a directory whose choices, or whose vocabulary, are not the student's.
 
-    The vocabulary is compared as long as it is the recipe's model's: what a step before leaves of it is compared by ``distill``.
+    The vocabulary is looked at where it still is the recipe's model's; what a step has made of it, ``distill`` compares itself.
     """
     earlier: list[StepOptions] = []
     for number, (kind, step) in enumerate(steps, 1):
         saved = {one.save_as for one in earlier}
-        for name in step.teachers:
-            if name not in saved:
-                try:
-                    _same_choices(run, name)
-                    if isinstance(step, Distill) and not any(_changes_tokens(one) for one in earlier):
-                        vocabulary_map(load_tokenizer(run.base), load_tokenizer(name), [])
-                except ModelError as error:
-                    raise ModelError(f"step {number} ({kind}): {error}") from error
+        for name in (name for name in step.teachers if name not in saved):
+            try:
+                _require_same_choices(run, name)
+                if isinstance(step, Distill) and not any(isinstance(one, Prune) and one.vocabulary for one in earlier):
+                    vocabulary_map(load_tokenizer(run.base), load_tokenizer(name), [])
+            except ModelError as error:
+                raise ModelError(f"step {number} ({kind}): teacher {name!r}: {error}") from error
         earlier.append(step)
+
+
+def _require_same_choices(run: Run, name: str) -> None:
+    theirs, ours = _choices(Path(name)), run.interface.choices
+    if run.interface.kind != "label" or theirs is None or theirs == ours:
+        return
+    if len(theirs) == len(ours) and all(_NAMELESS.fullmatch(choice) for choice in theirs):
+        return
+    apart = sorted(set(theirs) ^ set(ours))
+    first = f"; {apart[0]!r} is known to one of them only" if apart else ", in another order"
+    raise ModelError(f"it chooses among {len(theirs)} answers, this task has {len(ours)}{first}: take a teacher of this task")
+
+
+def _choices(directory: Path) -> list[str] | None:
+    """What the model in ``directory`` chooses among; ``None`` when it is no chooser or does not say."""
+    card = load_card(directory)
+    if card is not None:
+        return card.interface.choices if card.interface.kind == "label" else None
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        labels = {int(number): str(label) for number, label in config["id2label"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return [labels[number] for number in sorted(labels)]

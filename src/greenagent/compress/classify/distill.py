@@ -76,7 +76,7 @@ class DistillLabels(TrainOptions):
         said = remembered(
             [(partial(load_candidate, str(path)), run.speaks(name)) for name, path in zip(self.teachers, teachers, strict=True)],
             texts,
-            run.remembers([teacher.resolve() for teacher in teachers], texts, run.interface.choices),
+            run.remembers([run.known_as(name) for name in self.teachers], texts, run.interface.choices),
             lambda done, total: run.progress("the teacher weighs the choices", done, total, ""),
             run.spread,
         )

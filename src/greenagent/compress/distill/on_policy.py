@@ -62,7 +62,7 @@ def _ends(model: Any, end_id: int) -> set[int]:
 
 @contextmanager
 def _writing(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """``model`` not in training, and with these generation settings alone: ``generate`` fills what a call leaves open from them."""
+    """``model`` not in training, and with these generation settings alone."""
     training, own = model.training, model.generation_config
     model.eval()
     model.generation_config = config

@@ -71,7 +71,12 @@ class Distill(TrainOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Checks the vocabularies, computes (or reloads) the teachers' signals, trains."""
-        if self.on_policy and _spelt_otherwise(self, run):
+        spelt_otherwise = _spelt_otherwise(self, run)
+        if spelt_otherwise and run.interface.codes is None:
+            raise RecipeError(
+                "distill: a teacher answers with one token for each choice: let the student too, by one_token before"
+            )
+        if self.on_policy and spelt_otherwise:
             raise RecipeError("on_policy: a teacher whose answers are spelt otherwise cannot weigh the student's own answers")
         if run.spread.sharded and self.on_policy:
             raise RecipeError("on_policy: students whose weights are sharded (--use_fsdp) do not write answers: run without it")
@@ -108,19 +113,31 @@ class _Lesson(Sequence[dict[str, Any]]):
         self._spread = run.spread
         self._rows = rows
         self._teachers: Teachers | None = None
-        teachers = [run.teacher(name).resolve() for name in options.teachers]
+        teachers = [run.known_as(name) for name in options.teachers]
         folder = run.remembers(teachers, options.tau, options.top_k, rows.sha256, candidate.tokenizer.get_vocab())
         self._signals = self._recall(run, folder / "teacher-signals")
-        dropout = options.subword_dropout
-        self._variants = subword_variants(rows, self._tokenizer, dropout, _VARIANTS) if dropout else None
+        self._variants = self._cut_otherwise(run.step_dir) if options.subword_dropout else None
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        """A row and its number; the cut of its prompt is drawn from torch's generator, which a resumed run restores."""
+        """A row and its number; which cut of its prompt, torch's generator says."""
         rows = self._variants[int(torch.randint(_VARIANTS, ()))] if self._variants else self._rows
         return {**rows[index], "index": index}
+
+    def _cut_otherwise(self, folder: Path) -> list[Rows]:
+        """The prompts' other cuts. They follow no seed (the tokenizers' library has none): a resumed run reads those it had."""
+        paths = [folder / f"cut-{number}.npz" for number in range(_VARIANTS)]
+
+        def cut() -> None:
+            if not all(path.is_file() for path in paths):
+                cuts = subword_variants(self._rows, self._tokenizer, self._options.subword_dropout, _VARIANTS)
+                for variant, path in zip(cuts, paths, strict=True):
+                    variant.write(path)
+
+        self._spread.first(cut)
+        return [Rows.read(path) for path in paths]
 
     def collate(self, rows: list[dict[str, Any]]) -> Batch:
         """A batch with the teachers' signals beside it."""
@@ -173,7 +190,7 @@ class _Lesson(Sequence[dict[str, Any]]):
 
     def _load_teachers(self, run: Run) -> Teachers | Choosers:
         names = self._options.teachers
-        if run.interface.codes and _spelt_otherwise(self._options, run):
+        if run.interface.codes and _spelt_otherwise(self._options, run):  # (without codes of its own `apply` has refused)
             spoken = [(run.teacher(name), run.speaks(name)) for name in names]
             return Choosers.load(spoken, self._tokenizer, run.interface.codes)
         sample = [e.prompt(run.interface) for e in list(run.fit)[:_SAMPLE]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from greenagent.compress.language import load_language_model
 from greenagent.core.errors import ModelError
 
 __all__ = ["Teachers", "vocabulary_map"]
+
+_POSITIONS = 512  # whose distributions over the vocabulary are in memory at a time
 
 
 def vocabulary_map(student: Any, teacher: Any, sample: Sequence[str]) -> torch.Tensor:
@@ -71,10 +74,17 @@ class Teachers:
         """
         device = self.models[0][1].device
         asked, answer = batch["input_ids"].to(device), (batch["labels"][:, 1:] != IGNORED).to(device)
-        spoken = []
-        for model, mapped in self.models:
-            hidden = model.model(input_ids=mapped[asked]).last_hidden_state[:, :-1]
-            spoken.append((model.lm_head(hidden[answer]).float()[:, mapped] / tau).log_softmax(-1))
-        mean = spoken[0] if len(spoken) == 1 else torch.stack(spoken).logsumexp(0) - torch.tensor(float(len(spoken))).log()
-        values, ids = mean.topk(min(top_k, mean.shape[-1]))
+        hidden = [model.model(input_ids=mapped[asked]).last_hidden_state[:, :-1][answer] for model, mapped in self.models]
+        parts = [self._likeliest(part, tau, top_k) for part in zip(*(h.split(_POSITIONS) for h in hidden), strict=True)]
+        values, ids = (torch.cat(found) for found in zip(*parts, strict=True))
         return values.cpu(), ids.cpu()
+
+    def _likeliest(self, hidden: Sequence[torch.Tensor], tau: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of some answer positions, each teacher's hidden states (positions, its width)."""
+        spoken = [
+            (model.lm_head(own).float()[:, mapped] / tau).log_softmax(-1)
+            for (model, mapped), own in zip(self.models, hidden, strict=True)
+        ]
+        mean = spoken[0] if len(spoken) == 1 else torch.stack(spoken).logsumexp(0) - math.log(len(spoken))
+        values, ids = mean.topk(min(top_k, mean.shape[-1]))
+        return values, ids

@@ -21,14 +21,16 @@ __all__ = ["trained_as"]
 class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, weight: torch.Tensor, form: str) -> torch.Tensor:
-        return read_back(weight, form).to(weight.dtype)
+        context.dtype = weight.dtype
+        return read_back(weight, form)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradients[0], None
+        return gradients[0].to(context.dtype), None
 
 
 def _rounded(weight: torch.Tensor, form: str) -> torch.Tensor:
+    """In single precision: bfloat16 cannot hold a block's scale times its codes."""
     rounded: torch.Tensor = _Rounded.apply(weight, form)  # type: ignore[no-untyped-call]
     return rounded
 
@@ -37,21 +39,23 @@ class _RoundedLinear(torch.nn.Linear):
     form: str
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return functional.linear(input, _rounded(self.weight, self.form), self.bias)
+        bias = None if self.bias is None else self.bias.float()
+        return functional.linear(input.float(), _rounded(self.weight, self.form), bias).to(input.dtype)
 
 
 class _RoundedEmbedding(torch.nn.Embedding):
     form: str
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return functional.embedding(input, _rounded(self.weight, self.form), self.padding_idx)
+        return functional.embedding(input, _rounded(self.weight, self.form), self.padding_idx).to(self.weight.dtype)
 
 
 @contextmanager
 def trained_as(model: Any, quant: Quant | None) -> Iterator[None]:
     """Within the block, ``model`` computes with its weights as `greenagent.compress.export.gguf` writes them in ``quant``.
 
-    Its parameters and their names stay what they are. ``None`` changes nothing.
+    Products are in single precision, so that the weights are exactly the file's; activations keep the precision they have. The
+    model's parameters and their names stay what they are. A ``quant`` of ``None`` changes nothing.
     """
     if quant is None:
         yield
