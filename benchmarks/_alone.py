@@ -40,6 +40,17 @@ def card_of(directory: Path) -> ModelCard:
     return card
 
 
+def weights_of(directory: Path) -> str:
+    """Which weights a model directory holds: the beginning of their hash on its card.
+
+    :raises ModelError: there is no card, or it names no safetensors.
+    """
+    for file in card_of(directory).files:
+        if file.path.endswith(".safetensors"):
+            return file.sha256[:16]
+    raise ModelError(f"{directory / 'card.json'} names no safetensors")
+
+
 def environment(threads: int) -> dict[str, str]:
     """This process' environment with sleeping waits and ``threads`` threads for every thread pool that reads one."""
     count = str(threads)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _alone import weights_of
 from _common import ROOT, commit, machine_facts, say, spread
 from _report import exit_code, write_json
 
@@ -70,7 +71,8 @@ def main() -> int:
 def compare(given: argparse.Namespace) -> dict[str, Any]:
     """Trains what is missing in the results file and returns it whole."""
     task = load_task(given.task)
-    setting = {key: str(getattr(given, key)) for key in ("task", "split", "examples", "epochs", "learning_rate", "limit")}
+    setting = {key: str(getattr(given, key)) for key in ("split", "examples", "epochs", "learning_rate", "limit")}
+    setting |= {"task": task.sha256, "teacher": weights_of(given.teacher), "student": weights_of(given.student)}
     results = _earlier(given.output, setting)
     for seed in range(given.seeds):
         for name in given.objectives:

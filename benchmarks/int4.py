@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from _alone import card_of, weights_of
 from _common import ROOT, commit, machine_facts, say, split_of, spread, target
 from _paired import Verdicts, points_lost, verdicts
 from _report import print_table, reported, write_json
@@ -33,7 +34,6 @@ from greenagent.core.clock import SystemClock
 from greenagent.core.errors import InputError, ModelError
 from greenagent.core.records import ModelCard
 from greenagent.core.units import format_bytes
-from greenagent.engines.models import load_card
 from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
 from greenagent.tasks.score import wilson_interval
@@ -87,7 +87,8 @@ class Bench:
         self._given = given
         self._card = card
         self._task = load_task(given.data)
-        self._weights = next(file.sha256 for file in card.files if file.path.endswith(".safetensors"))[:16]
+        self._weights = weights_of(given.student)
+        self._from = f"{self._weights}-{weights_of(given.teacher)}"
         self.examples = sample(split_of(self._task, given.split), given.limit)
 
     def student(self) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class Bench:
     def way(self, made: Made, seed: int) -> dict[str, Any]:
         """One way with one seed: made if it is not there, then asked."""
         recipe = self._recipe(made, seed)
-        name = f"{self._weights}-{recipe.sha256[:16]}-{self._task.sha256[:16]}"
+        name = f"{self._from}-{recipe.sha256[:16]}-{self._task.sha256[:16]}"
         out = self._given.work / name
         if not out.is_dir():
             self._make(recipe, out)
@@ -145,14 +146,6 @@ def bytes_of(directory: Path, engine: tuple[str, dict[str, Any]]) -> int:
     """Of the weights that ``engine`` reads."""
     card = card_of(directory)
     return card.parameters * 2 if engine == BF16_ENGINE else card.served_bytes or 0
-
-
-def card_of(directory: Path) -> ModelCard:
-    """:raises ModelError: the directory holds no card."""
-    card = load_card(directory)
-    if card is None:
-        raise ModelError(f"{directory} has no card.json: give a model directory that `greenagent compress` wrote")
-    return card
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
