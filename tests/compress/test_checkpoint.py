@@ -117,7 +117,9 @@ def test_a_recipe_puts_the_checkpoint_beside_the_served_file(tiny_dir: Path, tas
         {"quantize": {"format": "fp8"}},
     ]
     recipe = Recipe.model_validate({"name": "tiny", "model": str(tiny_dir), "task": str(task_dir), "steps": steps})
-    card = compress(recipe, tmp_path / "out", progress=lambda *_: None, say=lambda _: None, evaluate_limit=4)
+    said: list[str] = []
+    card = compress(recipe, tmp_path / "out", progress=lambda *_: None, say=said.append, evaluate_limit=4)
+    assert [line for line in said if "64, 96 values, no multiple of 128" in line]
     four = ModelCard.model_validate_json((tmp_path / "out" / "four" / "card.json").read_text())
     for one, form, folder in ((four, "w4a16", tmp_path / "out" / "four"), (card, "fp8", tmp_path / "out")):
         assert one.served_file == "model-F16.gguf"
@@ -128,4 +130,5 @@ def test_a_recipe_puts_the_checkpoint_beside_the_served_file(tiny_dir: Path, tas
         assert one.steps[-1].bytes_after == sum(f.bytes for path, f in facts.items() if path.startswith(f"model-{form}/"))
         assert f"vllm serve ./model-{form}" in (folder / "README.md").read_text()
         assert reload(folder / f"model-{form}")(IDS).logits.isfinite().all()
+    assert four.steps[0].notes["not_multiples_of_128"] == [64, 96]
     assert 0 < four.steps[0].notes["output_error"] < 0.5 * four.steps[0].notes["output_error_rounded"]

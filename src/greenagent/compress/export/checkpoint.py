@@ -20,11 +20,12 @@ from greenagent.compress.quantize.codes import Codes, Grid
 from greenagent.compress.quantize.formats import GpuFormat
 from greenagent.core.atomic import new_directory
 
-__all__ = ["checkpoint_dtype", "export_checkpoint", "four_bit_grid"]
+__all__ = ["awkward_widths", "checkpoint_dtype", "export_checkpoint", "four_bit_grid"]
 
 _FP8 = torch.float8_e4m3fn
 _LARGEST_FP8 = torch.finfo(_FP8).max
 _CODES_PER_WORD = 8
+_KERNEL_WIDTH = 128
 
 _SCHEMES: dict[GpuFormat, dict[str, Any]] = {
     "fp8": {
@@ -54,6 +55,15 @@ def checkpoint_dtype(model: Any) -> torch.dtype:
 def four_bit_grid(model: Any) -> Grid:
     """What a group of 32 weights can hold in ``w4a16``: codes from -8 to 7 times a scale of the checkpoint's 16 bits."""
     return Grid(-8, 7, stored=checkpoint_dtype(model))
+
+
+def awkward_widths(model: Any) -> list[int]:
+    """Input sizes of the layers' matrices that are no multiple of 128, which vLLM's fast four-bit kernels ask for.
+
+    For others it has a kernel in Triton since June 2026 (vllm pull request 43731), and none before.
+    """
+    linear = (module for module in model.model.layers.modules() if isinstance(module, torch.nn.Linear))
+    return sorted({module.in_features for module in linear if module.in_features % _KERNEL_WIDTH})
 
 
 def export_checkpoint(

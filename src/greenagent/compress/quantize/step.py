@@ -15,7 +15,7 @@ from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
 from greenagent.compress.classify.encoder.export import export_ir
 from greenagent.compress.examples import NO_LIMIT, encode
-from greenagent.compress.export.checkpoint import export_checkpoint, four_bit_grid
+from greenagent.compress.export.checkpoint import awkward_widths, export_checkpoint, four_bit_grid
 from greenagent.compress.export.gguf import export_gguf
 from greenagent.compress.quantize.blocks import read_back
 from greenagent.compress.quantize.codes import GRIDS, Codes
@@ -71,6 +71,11 @@ class Quantize(StepOptions):
         if self.format == "fp8" or self.format == "w4a16":
             path = run.step_dir / f"model-{self.format}"
             export_checkpoint(candidate.model, candidate.tokenizer, path, self.format, compensated)
+            if self.format == "w4a16" and (widths := awkward_widths(candidate.model)):
+                run.notes["not_multiples_of_128"] = widths
+                run.say(
+                    f"w4a16: layers read {', '.join(map(str, widths))} values, no multiple of 128: vLLM before June 2026 cannot"
+                )
         else:
             path = run.step_dir / f"model-{self.format}.gguf"
             export_gguf(candidate.model, candidate.tokenizer, path, cast(Quant, self.format), run.name, compensated)
