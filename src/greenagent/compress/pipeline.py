@@ -241,9 +241,9 @@ def _own_interface(base: str) -> Interface:
 
 def _base(run: Run, steps: list[tuple[str, StepOptions]]) -> Candidate:
     """The model to start from, once it is clear that every step and teacher fits it and that what comes out can be written."""
-    check_teachers(run, steps)
     candidate = load_candidate(run.base, run.interface, run.seed)
     check_fit(candidate.shape, steps)
+    check_teachers(run, steps)
     candidate.check_exportable()
     return candidate
 
