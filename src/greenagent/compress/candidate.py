@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,18 @@ from typing import Any, Literal, Self
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
 
-__all__ = ["SERVED", "SPARSE", "Candidate", "Family", "Shape", "bytes_of", "count_parameters", "files_of", "zipped_bytes"]
+__all__ = [
+    "SERVED",
+    "SPARSE",
+    "Candidate",
+    "Family",
+    "Shape",
+    "bytes_of",
+    "count_parameters",
+    "files_of",
+    "sha256_of",
+    "zipped_bytes",
+]
 
 Family = Literal["language", "encoder", "tiny"]
 """Language models write their answer; encoders and tiny students choose one of the task's tools."""
@@ -135,6 +147,12 @@ def files_of(served: Path) -> list[Path]:
 def bytes_of(path: Path) -> int:
     """The size of a served file with what belongs to it, or of all files in a folder."""
     return sum(file.stat().st_size for file in _all_files(path))
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of one file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def zipped_bytes(path: Path) -> int:

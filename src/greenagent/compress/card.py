@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenagent.compress.candidate import Candidate
+from greenagent.compress.candidate import Candidate, sha256_of
 from greenagent.compress.compare import payback
 from greenagent.compress.readme import render_readme
 from greenagent.compress.recipe import Recipe
@@ -163,10 +162,6 @@ def _file_facts(candidate: Candidate, directory: Path, form: str) -> list[FileFa
 
 
 def _file_fact(path: Path, directory: Path, kinds: dict[str, str]) -> FileFact:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     kind = kinds.get(path.suffix, "tokenizer" if "token" in path.name else "config")
     name = path.relative_to(directory).as_posix()
-    return FileFact(path=name, bytes=path.stat().st_size, sha256=digest.hexdigest(), format=kind)
+    return FileFact(path=name, bytes=path.stat().st_size, sha256=sha256_of(path), format=kind)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
+
+from greenagent.core.atomic import write_bytes
 
 __all__ = ["IGNORED", "Encoded", "Rows"]
 
@@ -35,10 +38,9 @@ class Rows(Sequence[Encoded]):
 
     def write(self, path: Path) -> None:
         """Into a file for `read`; a crash leaves none."""
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez(file, ids=self._ids, ends=self._ends, answers=self._answers)
-        partial.replace(path)
+        arrays = io.BytesIO()
+        np.savez(arrays, ids=self._ids, ends=self._ends, answers=self._answers)
+        write_bytes(path, arrays.getvalue())
 
     @classmethod
     def read(cls, path: Path) -> Rows:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.compress.augment import swap_values
-from greenagent.compress.candidate import Candidate, Family, Shape
+from greenagent.compress.candidate import Candidate, Family, Shape, sha256_of
 from greenagent.compress.language import load_tokenizer
 from greenagent.compress.select.kept import Kept, picked
 from greenagent.compress.spread import Spread
@@ -30,8 +30,7 @@ __all__ = ["CODES_FILE", "SYNTHETIC_FILE", "Progress", "Run", "StepOptions", "re
 SYNTHETIC_FILE = "synthetic.jsonl"
 CODES_FILE = "codes.json"
 
-_WEIGHTS_AND_WORDS = {".safetensors", ".bin", ".pt", ".gguf", ".tiny", ".xml", ".json", ".txt"}
-_CARD = "card.json"
+_SAID_ABOUT_IT = ("card.json", "README.md")
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -107,9 +106,8 @@ class Run:
 
     def known_as(self, name: str) -> list[Any]:
         """The teacher called ``name`` by what it says, not by where it lies: digests of its files, and how it is talked to."""
-        files = sorted(self.teacher(name).iterdir())
-        saying = [path for path in files if path.suffix in _WEIGHTS_AND_WORDS and path.name != _CARD]
-        return [*([path.name, _digest(path)] for path in saying), self.speaks(name).model_dump(mode="json")]
+        files = [path for path in sorted(self.teacher(name).iterdir()) if path.is_file() and path.name not in _SAID_ABOUT_IT]
+        return [*([path.name, sha256_of(path)] for path in files), self.speaks(name).model_dump(mode="json")]
 
     def remembers(self, *known_by: Any) -> Path:
         """The folder for what follows from ``known_by`` and nothing else: all steps and runs with the same ``shared`` find it."""
@@ -159,11 +157,6 @@ class StepOptions(BaseModel, ABC):
     @abstractmethod
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Does the step; leaves facts for the card in ``run.notes``."""
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_teacher(name: str, earlier: Sequence[StepOptions]) -> None:

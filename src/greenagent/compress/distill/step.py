@@ -190,9 +190,10 @@ class _Lesson(Sequence[dict[str, Any]]):
 
     def _load_teachers(self, run: Run) -> Teachers | Choosers:
         names = self._options.teachers
-        if run.interface.codes and _spelt_otherwise(self._options, run):  # (without codes of its own `apply` has refused)
+        codes = run.interface.codes
+        if codes is not None and _spelt_otherwise(self._options, run):
             spoken = [(run.teacher(name), run.speaks(name)) for name in names]
-            return Choosers.load(spoken, self._tokenizer, run.interface.codes)
+            return Choosers.load(spoken, self._tokenizer, codes)
         sample = [e.prompt(run.interface) for e in list(run.fit)[:_SAMPLE]]
         return Teachers.load([run.teacher(name) for name in names], self._tokenizer, sample)
 

@@ -73,9 +73,8 @@ class Quantize(StepOptions):
             export_checkpoint(candidate.model, candidate.tokenizer, path, self.format, compensated)
             if self.format == "w4a16" and (widths := awkward_widths(candidate.model)):
                 run.notes["not_multiples_of_128"] = widths
-                run.say(
-                    f"w4a16: layers read {', '.join(map(str, widths))} values, no multiple of 128: vLLM before June 2026 cannot"
-                )
+                listed = ", ".join(map(str, widths))
+                run.say(f"w4a16: layers read {listed} values, no multiple of 128: vLLM before June 2026 refuses the checkpoint")
         else:
             path = run.step_dir / f"model-{self.format}.gguf"
             export_gguf(candidate.model, candidate.tokenizer, path, cast(Quant, self.format), run.name, compensated)
