@@ -134,12 +134,12 @@ def test_the_readme_table_shows_unknown_figures_as_unknown_and_missed_targets_as
     missed = {"name": "J", "unit": "x", "relation": ">=", "asked": 5, "achieved": 4.5, "min": 4.4, "max": 4.6, "met": False}
     results = tmp_path / "trial.json"
     results.write_text(json.dumps({"title": "Trial", "rows": [row], "targets": [missed], "commit": "abc", "notes": ["Once."]}))
-    text = names["table"](results)
+    [text] = names["tables"](results)
     assert text.startswith("**Trial**")
     assert "| J | ≥ 5.00x | 4.50x (4.40x–4.60x) | **not met** |" in text
     assert text.endswith("Once. From `benchmarks/results/trial.json`, commit `abc`.")
     results.write_text("{}")
-    assert names["table"](results) is None
+    assert names["tables"](results) == []
 
 
 def _pins() -> dict[str, Version]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import _common as common
 import pytest
-from _report import write_json
+from _report import exit_code, write_json
 
 from greenagent.core.errors import EnvironmentalError
 
@@ -71,3 +73,20 @@ def test_facts_name_the_machine_without_naming_it() -> None:
 def test_results_are_written_whole_into_a_new_folder(tmp_path: Path) -> None:
     write_json(tmp_path / "new" / "x.json", {"a": "≥"})
     assert json.loads((tmp_path / "new" / "x.json").read_text(encoding="utf-8")) == {"a": "≥"}
+
+
+def test_a_benchmark_that_is_told_to_end_cleans_up_first() -> None:
+    cleaned: list[bool] = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 5)  # where the signal would arrive if it had not yet
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        exit_code(work)
+    assert (ended.value.code, cleaned) == (143, [True])
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -8,7 +8,8 @@ from typing import Any
 
 import peers
 import pytest
-from _peer_ways import ENCODER, LANGUAGE, OURS, SETTINGS, WAYS, Setting, family_of, make, needed_bytes
+from _by_setting import SETTINGS, Setting, cheapest, row_of, targets
+from _peer_ways import ENCODER, LANGUAGE, OURS, WAYS, family_of, make, needed_bytes
 from peer_run import measure
 
 from greenagent.compress.pipeline import compress
@@ -36,8 +37,8 @@ def rounds_of(joules: dict[str, list[float]]) -> list[dict[str, Any]]:
     ]
 
 
-def whole(accuracy: float, size: int) -> dict[str, Any]:
-    return {"accuracy": accuracy, "low": 0.0, "high": 1.0, "correct": 1, "examples": 20, "needed_bytes": size}
+def whole(accuracy: float) -> dict[str, Any]:
+    return {"accuracy": accuracy, "low": 0.0, "high": 1.0, "correct": 1, "examples": 20}
 
 
 def test_every_family_has_ours_and_the_same_ways_on_torch() -> None:
@@ -49,24 +50,24 @@ def test_every_family_has_ours_and_the_same_ways_on_torch() -> None:
 
 def test_a_row_takes_the_cheapest_setting_and_the_quickest_alone() -> None:
     rounds = rounds_of({"a": [4.0, 1.0, 2.0, 3.0]})
-    best = peers.cheapest(rounds, "a")
+    best = cheapest(rounds, "a")
     assert best == Setting(1, 32)
-    row = peers.row_of("a", whole(0.5, 7), rounds, best)
+    row = row_of("a", whole(0.5), 7, rounds, best)
     assert row["j_per_correct_engine"]["rounds"] == pytest.approx([0.2, 0.22])
     assert row["latency_threads"] == 2
     assert row["latency_p50_s"]["rounds"] == pytest.approx([2.0, 2.2])
-    nothing_right = peers.row_of("a", whole(0.0, 7), rounds, best)
+    nothing_right = row_of("a", whole(0.0), 7, rounds, best)
     assert nothing_right["j_per_correct_engine"] is None
 
 
 def test_our_best_way_is_compared_with_the_best_of_the_others() -> None:
     joules = {f"{OURS} x": [1.0] * 4, f"{OURS} y": [2.0] * 4, "p": [3.0] * 4, "q": [9.0] * 4}
     rounds = rounds_of(joules)
-    rows = [peers.row_of(way, whole(1.0, 100 + i), rounds, SETTINGS[0]) for i, way in enumerate(joules)]
-    found = {target["name"]: target["achieved"] for target in peers.targets(rows)}
+    rows = [row_of(way, whole(1.0), 100 + i, rounds, SETTINGS[0]) for i, way in enumerate(joules)]
+    found = {target["name"]: target["achieved"] for target in targets(*peers.sides(rows))}
     assert found[f"J per correct answer: p over {OURS} x"] == pytest.approx(3)
     assert found[f"bytes: p over {OURS} x"] == pytest.approx(1.02)
-    assert peers.targets(rows[:2]) == []
+    assert targets(*peers.sides(rows[:2])) == []
 
 
 def test_an_unknown_way_names_those_there_are() -> None:

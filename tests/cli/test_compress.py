@@ -11,6 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from greenagent.cli.app import app
+from greenagent.compress.search.front import FailedTrial, Front, Point
+from greenagent.compress.search.held_out import HeldOut
+from greenagent.compress.search.target import Figures
 from greenagent.core.records import Energy, ModelCard, Payback
 
 RECIPE = "name: r\nmodel: {model}\ntask: {task}\nsteps: [{{fine_tune: {options}}}]\n"
@@ -75,6 +78,41 @@ def test_the_last_line_says_when_the_model_has_paid_back(tmp_path: Path, task: P
     result = CliRunner().invoke(app, ["compress", str(path), "-o", str(tmp_path / "out"), "--ledger", "none", "--no-gains"])
     assert "1,234 parameters; paid back after 5 requests instead of t" in result.output.strip().splitlines()[-1]
     assert asked["gains"] is False
+
+
+def test_a_search_tells_its_spread_its_failures_and_what_is_held_out(
+    tmp_path: Path, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Figures(quality=0.9, energy_per_request_j=2.0, parameters=9, spread={"energy_per_request_j": (1.9, 2.5)})
+    point = Point(trial=1, chosen={"n": 1}, training=1, figures=own, low=0.8, high=0.95, examples=100, card="c")
+    front = Front(
+        recipe="r",
+        targets=["quality>=0.9"],
+        minimised="energy_per_request_j",
+        points=[point],
+        failed={2: FailedTrial(chosen={"n": 2}, training=0.1, reason="no memory")},
+        taken=1,
+        rounds=3,
+        round_s=2.0,
+        held_out=[
+            HeldOut(
+                split="val", examples=40, quality=0.8, low=0.7, high=0.9, bounds={"quality>=0.9": 0.9}, missed=["quality>=0.9"]
+            )
+        ],
+    )
+    made = ModelCard(
+        name="r", created_at=datetime(2026, 5, 1, tzinfo=UTC), greenagent_version="0", base="b", architecture="a", parameters=9,
+        bytes_fp32=36,
+    )  # fmt: skip
+    monkeypatch.setattr("greenagent.compress.search.pipeline.search", lambda *_, **__: (made, front))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(model="embedded", task=task, options="{}"))
+    options = [str(path), "-o", str(tmp_path / "out"), "--ledger", "none", "--target", "quality>=0.9"]
+    said = " ".join(CliRunner().invoke(app, ["compress", *options], env={"COLUMNS": "200"}).output.split())
+    assert "2 J (1.9 J to 2.5 J)" in said
+    assert "Trial 2 failed with 10% of the training: no memory" in said
+    assert "on val, by which nothing was chosen, quality is 0.8000 (95% interval 0.7000 to 0.9000, n=40)" in said
+    assert "it MISSES quality>=0.9 (0.8000 instead of 0.9000), which select met" in said
 
 
 def test_what_is_of_a_search_needs_a_target(tmp_path: Path, task: Path) -> None:

@@ -15,11 +15,11 @@ import accelerate.state
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-from greenagent.compress.examples import collate, encode
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run
-from greenagent.compress.spread import Spread
-from greenagent.compress.train import TrainOptions, train
+from greenagent.compress.training.examples import collate, encode
+from greenagent.compress.training.spread import Spread
+from greenagent.compress.training.train import TrainOptions, train
 from greenagent.core.interface import Message
 from greenagent.tasks import load_task
 

@@ -1,7 +1,7 @@
 import random
 from typing import Any
 
-from greenagent.compress.augment import Words, swap_values
+from greenagent.compress.training.augment import Words, swap_values
 from greenagent.core.calls import Tool, ToolCall
 from greenagent.core.interface import Message
 from greenagent.tasks import Example

@@ -123,6 +123,9 @@ def test_a_recipe_puts_the_checkpoint_beside_the_served_file(tiny_dir: Path, tas
     four = ModelCard.model_validate_json((tmp_path / "out" / "four" / "card.json").read_text())
     for one, form, folder in ((four, "w4a16", tmp_path / "out" / "four"), (card, "fp8", tmp_path / "out")):
         assert one.served_file == "model-F16.gguf"
+        checked = one.steps[-1].quality
+        assert checked is not None
+        assert checked.engine == f"transformers bfloat16, not as {form}"  # no engine of ours loads it
         facts = {fact.path: fact for fact in one.files}
         weights = facts[f"model-{form}/model.safetensors"]
         assert weights.format == f"safetensors:{form}"

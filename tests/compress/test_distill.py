@@ -8,11 +8,11 @@ from greenagent.compress.distill.losses import Divergence, combined, divergence
 from greenagent.compress.distill.on_policy import own_answers, prompts_of
 from greenagent.compress.distill.signals import Signals
 from greenagent.compress.distill.teacher import Teachers, vocabulary_map
-from greenagent.compress.examples import IGNORED, Encoded, collate, encode, texts
 from greenagent.compress.load import load_candidate
-from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.prune.vocabulary import trim_vocabulary
-from greenagent.compress.spread import Spread
+from greenagent.compress.training.examples import IGNORED, Encoded, collate, encode, texts
+from greenagent.compress.training.optimizer import MasterAdamW
+from greenagent.compress.training.spread import Spread
 from greenagent.core.errors import ModelError
 from greenagent.tasks import load_task
 

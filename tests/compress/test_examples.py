@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from greenagent.compress.examples import (
+from greenagent.compress.load import load_candidate
+from greenagent.compress.training.examples import (
     IGNORED,
     LengthGroupedSampler,
     Rows,
@@ -13,7 +14,6 @@ from greenagent.compress.examples import (
     fit_select,
     subword_variants,
 )
-from greenagent.compress.load import load_candidate
 from greenagent.core.errors import TaskError
 from greenagent.tasks import load_task
 

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from greenagent.compress.candidate import Candidate
-from greenagent.compress.examples import Encoded, collate, encode
 from greenagent.compress.export.gguf import export_gguf
 from greenagent.compress.export.gguf_blocks import gguf_blocks
 from greenagent.compress.language import LanguageModel
@@ -27,7 +26,8 @@ from greenagent.compress.quantize.gptq import Hessian, compensated, output_error
 from greenagent.compress.quantize.layers import QuantizedLayers, Target, quantize_layers
 from greenagent.compress.quantize.step import Quantize
 from greenagent.compress.recipe import Recipe
-from greenagent.compress.train import supervised
+from greenagent.compress.training.examples import Encoded, collate, encode
+from greenagent.compress.training.train import supervised
 from greenagent.core.errors import ModelError
 from greenagent.tasks import load_task
 

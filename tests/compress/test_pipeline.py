@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from greenagent.compress.pipeline import compress
 from greenagent.compress.recipe import Recipe
-from greenagent.compress.train import _last_whole
+from greenagent.compress.training.train import _last_whole
 from greenagent.compress.work import work_directory
-from greenagent.core.errors import EnvironmentalError, InputError, ModelError, QualityError, RecipeError, TaskError
+from greenagent.core.errors import EngineError, EnvironmentalError, InputError, ModelError, QualityError, RecipeError, TaskError
 from greenagent.core.records import ModelCard
 
 COLOURS = ("red", "green", "blue", "black")
@@ -113,7 +113,20 @@ def test_every_step_says_what_it_gained_on_the_engine_and_its_peak_of_memory(mad
     last = card.steps[-1].serving_after
     assert last is not None
     assert (last.engine, last.served_bytes) == ("openvino Q8_0", card.served_bytes)
-    assert "Before and after each step: 16 requests" in (out / "README.md").read_text()
+    requests = [step.serving_after.requests for step in card.steps if step.serving_after]
+    assert all(count % 16 == 0 for count in requests)
+    assert f"Before and after each step: {min(requests)} requests" in (out / "README.md").read_text()
+
+
+def test_a_step_that_writes_the_served_file_is_checked_as_served(made: tuple[Path, ModelCard, list[str]]) -> None:
+    _, card, _ = made
+    checked = [(step.step, step.quality.metric, step.quality.engine) for step in card.steps if step.quality]
+    assert checked[0] == ("fine_tune", "exact_answer", "transformers bfloat16")
+    assert checked[1] == checked[-1] == ("quantize", "exact_call", "openvino Q8_0")
+    assert checked[5] == ("distill", "exact_answer", "transformers bfloat16")
+    last = card.steps[-1].quality
+    assert last is not None
+    assert (last.examples, last.slices) == (16, {})
 
 
 def test_the_card_holds_the_teachers_slices_and_when_it_has_paid_back(made: tuple[Path, ModelCard, list[str]]) -> None:
@@ -131,16 +144,68 @@ def test_the_card_holds_the_teachers_slices_and_when_it_has_paid_back(made: tupl
     request_j = card.quality[0].energy.energy_j / 40 if card.quality[0].energy and card.quality[0].energy.energy_j else None
     assert card.payback.request_j == request_j
     assert card.payback.requests == (math.ceil(making_j / saved_j) if saved_j > 0 else None)
+    assert (card.payback.concurrency, card.payback.teacher_counted) == (32, True)
+    assert card.payback.alone is not None
+    costs = [one.steps[-1].serving_after for one in (card, teacher)]
+    assert [card.payback.alone.request_j, card.payback.alone.teacher_request_j] == [c.energy.energy_j for c in costs if c]
+    assert card.notes == teacher.notes == []
     readme = (out / "README.md").read_text()
     assert "## Energy payback" in readme
     assert "| length=short | 40 |" in readme
+
+
+def test_a_teacher_made_elsewhere_is_asked_the_same_examples(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    learn = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
+    large = recipe_for(tiny_dir, task_dir, [{"fine_tune": learn}], name="large")
+    teacher = compress(large, tmp_path / "teacher", progress=quiet, say=quiet, gains=False, evaluate_limit=8)
+    assert len(teacher.notes) == 1
+    assert teacher.notes[0].startswith("Not compared with a teacher")
+
+    def student(directory: Path) -> ModelCard:
+        steps: Steps = [{"prune": {"depth": 2}}, {"distill": {**learn, "epochs": 1, "teacher": str(directory)}}]
+        recipe = recipe_for(tiny_dir, task_dir, steps)
+        return compress(recipe, tmp_path / f"of-{directory.name}", progress=quiet, say=quiet, gains=False, evaluate_limit=20)
+
+    card = student(tmp_path / "teacher")
+    assert (card.teacher, card.notes) == ("large", [])
+    [theirs] = card.teacher_quality
+    assert (theirs.split, theirs.examples, theirs.engine) == ("val", 20, "openvino model-F16.gguf")
+    assert theirs.accuracy >= 0.9
+    assert card.payback is not None
+    assert card.payback.teacher_counted
+    assert card.payback.making.energy_j == pytest.approx((card.energy.energy_j or 0) + (teacher.energy.energy_j or 0))
+    assert "### Slices of val: this model against large" in (tmp_path / "of-teacher" / "README.md").read_text()
+    for name in ("card.json", "model-F16.gguf"):
+        (tmp_path / "teacher" / name).unlink()
+    (tmp_path / "teacher").rename(tmp_path / "weights")
+    card = student(tmp_path / "weights")
+    assert (card.teacher, card.teacher_quality[0].accuracy) == ("weights", theirs.accuracy)
+    assert card.payback is not None
+    assert not card.payback.teacher_counted
+    assert card.payback.making.energy_j == card.energy.energy_j
+
+
+def test_a_teacher_that_cannot_be_asked_costs_no_model(
+    tiny_dir: Path, task_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(directory: Path, *_: object) -> list[object]:
+        raise EngineError(f"the engine died with {tiny_dir}")
+
+    monkeypatch.setattr("greenagent.compress.card.outside.qualities", refuse)
+    steps: Steps = [{"distill": {"teacher": str(tiny_dir), "max_examples": 8}}]
+    out = tmp_path / "out"
+    card = compress(recipe_for(tiny_dir, task_dir, steps), out, progress=quiet, say=quiet, gains=False, evaluate_limit=8)
+    name = tiny_dir.name
+    said = f"Not compared with the teacher {name}, which could not be asked: the engine died with {name}."
+    assert (card.teacher, card.payback, card.notes) == (None, None, [said])
+    assert said in (out / "README.md").read_text()
 
 
 def test_a_slice_that_loses_too_much_ends_the_run_and_keeps_the_work(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "out", []
     learn = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
     first: dict[str, dict[str, object] | None] = {"fine_tune": {**learn, "save_as": "teacher"}}
-    limits = {"most_slice_loss": 0.05, "min_slice": 4, "select_share": 0.2}
+    limits = {"most_slice_loss": 0.05, "min_slice": 8, "select_share": 0.2}
 
     def go(*steps: dict[str, dict[str, object] | None], resume: bool = False) -> ModelCard:
         recipe = recipe_for(tiny_dir, task_dir, [first, *steps], **limits)
@@ -150,7 +215,10 @@ def test_a_slice_that_loses_too_much_ends_the_run_and_keeps_the_work(tiny_dir: P
         go({"fine_tune": {"learning_rate": 0.3, "max_examples": 32, "batch_size": 8}}, {"quantize": {}})
     assert not out.exists()
     assert (work_directory(out) / "01-fine_tune" / "candidate").is_dir()
+    [warning] = {line for line in said if line.startswith("warning: most_slice_loss watches ")}
+    assert "1 of 1 length slices" in warning
     card = go({"prune": {"ffn": 64}}, {"fine_tune": learn}, resume=True)
+    assert card.notes == [f"{warning.removeprefix('warning: ')}."]
     assert "step 1/3: fine_tune (done before)" in said
     assert [q.split for q in card.quality] == [q.split for q in card.teacher_quality] == ["val", "select"]
     assert card.quality[-1].examples == 32
@@ -273,6 +341,7 @@ def test_a_single_file_is_what_is_trained_on(tiny_dir: Path, task_dir: Path, tmp
         recipe_for(tiny_dir, task_dir / "train.jsonl", steps), tmp_path / "out", progress=quiet, say=quiet, gains=False
     )
     assert card.quality == []  # nothing held out
+    assert "Not compared with a teacher" in (tmp_path / "out" / "README.md").read_text()
     assert card.steps[0].quality is not None
 
 

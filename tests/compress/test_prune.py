@@ -15,12 +15,12 @@ from transformers import (
 )
 
 from greenagent.compress.candidate import Shape
-from greenagent.compress.examples import Encoded, collate, encode
 from greenagent.compress.load import load_candidate
 from greenagent.compress.prune.calibrate import calibrate
 from greenagent.compress.prune.depth import layers_by_loss
 from greenagent.compress.prune.shape import Kept, choose_layers, reshape
 from greenagent.compress.prune.step import Prune
+from greenagent.compress.training.examples import Encoded, collate, encode
 from greenagent.core.errors import RecipeError
 from greenagent.tasks import load_task
 

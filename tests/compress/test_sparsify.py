@@ -15,8 +15,8 @@ from gguf.quants import dequantize
 from pydantic import ValidationError
 
 from greenagent.compress.candidate import Candidate, Shape, zipped_bytes
+from greenagent.compress.card.readme import render_readme
 from greenagent.compress.classify.encoder.candidate import Encoder, load_encoder
-from greenagent.compress.examples import NO_LIMIT, encode
 from greenagent.compress.export.checkpoint import export_checkpoint
 from greenagent.compress.export.gguf import export_gguf
 from greenagent.compress.fine_tune import FineTune
@@ -27,11 +27,11 @@ from greenagent.compress.prune.step import Prune
 from greenagent.compress.quantize.codes import GRIDS
 from greenagent.compress.quantize.gptq import compensated
 from greenagent.compress.quantize.step import Quantize
-from greenagent.compress.readme import render_readme
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.sparsify.layerwise import fewest, sparsify_by_inputs, sparsify_by_size, two_of_four
 from greenagent.compress.sparsify.step import Sparsify
 from greenagent.compress.sparsify.zeros import held_in, layers_of, mark_sparse, matrices, share_of_zeros
+from greenagent.compress.training.examples import NO_LIMIT, encode
 from greenagent.core.errors import ModelError, RecipeError
 from greenagent.core.records import ModelCard
 from greenagent.tasks import load_task
@@ -215,7 +215,7 @@ def test_a_student_in_a_larger_module_is_found_and_what_is_beside_it_left_alone(
 def test_a_resumed_training_keeps_the_zeros(
     tiny_dir: Path, task_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("greenagent.compress.trainer._CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr("greenagent.compress.training.trainer._CHECKPOINT_EVERY_S", 0.0)
     steps: Steps = [{"sparsify": {"share": 0.7, "save_as": "sparse"}}, {"fine_tune": LEARN}]
     recipe = Recipe.model_validate({"name": "tiny", "model": str(tiny_dir), "task": str(task_dir), "steps": steps})
 

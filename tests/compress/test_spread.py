@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from greenagent.compress.spread import Spread
+from greenagent.compress.training.spread import Spread
 from greenagent.core.errors import EnvironmentalError
 
 pytestmark = pytest.mark.timeout(1200)

@@ -17,7 +17,7 @@ from greenagent.compress.synthesize.label import asking, capped, labelled
 from greenagent.compress.synthesize.requests import read_requests
 from greenagent.compress.synthesize.step import Synthesize
 from greenagent.compress.synthesize.write import continuations, new_requests, normalised
-from greenagent.compress.train import TrainOptions
+from greenagent.compress.training.train import TrainOptions
 from greenagent.core.calls import Tool, ToolCall
 from greenagent.core.engine import EngineRequest, TokenEvent
 from greenagent.core.errors import EngineError, RecipeError, TaskError

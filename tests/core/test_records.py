@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -26,6 +27,16 @@ def _card() -> ModelCard:
 def test_a_card_survives_the_disk() -> None:
     card = _card()
     assert ModelCard.model_validate_json(card.model_dump_json()) == card
+
+
+def test_a_card_of_an_earlier_release_is_read() -> None:
+    card = json.loads(_card().model_dump_json())
+    del card["data_share"], card["quality"][0]["concurrency"]
+    card["payback"] = {"teacher": "t", "making": {"energy_j": 5.0}, "split": "val", "requests": 9}
+    read = ModelCard.model_validate(card)
+    assert (read.data_share, read.quality[0].concurrency) == ([], None)
+    assert read.payback is not None
+    assert (read.payback.teacher_counted, read.payback.concurrency, read.payback.alone) == (True, None, None)
 
 
 def test_what_is_not_known_is_none() -> None:

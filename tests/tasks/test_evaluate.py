@@ -108,6 +108,14 @@ async def test_one_unknown_makes_the_sum_unknown(unknown: Energy | None) -> None
     assert quality.energy_per_correct_j is None
 
 
+async def test_quality_says_how_many_requests_were_in_flight() -> None:
+    rows = [example(i) for i in range(10)]
+    found = [await evaluate(Scripted(), rows, split="s", concurrency=at_once) for at_once in (4, 32)]
+    assert [one.concurrency for one in found] == [4, 10]
+    assert pool([found[0], found[0]], "both").concurrency == 4
+    assert pool(found, "both").concurrency is None
+
+
 async def test_concurrency_is_bounded_and_progress_counts_every_answer() -> None:
     scripted, seen = Scripted(delay_s=0.002), []
     await evaluate(

@@ -58,7 +58,8 @@ def compress(
     """Turns a model into a smaller one by a recipe of typed steps; every step is metered.
 
     A recipe that names values in `search` leaves something to choose: with --target those values are found that reach it at the
-    least energy (or what --minimise says). Quality is then that of the select split; what was tried is told in DIR/search.
+    least energy (or what --minimise says). The choice is made on the select split; how the model does on held-out ones is told
+    beside it, and what was tried in DIR/search.
 
     After a crash or an interruption, the same command with --resume continues where it stopped. Several processes, on one machine
     or more, train together under `accelerate launch -m greenagent compress ...` or torchrun.
@@ -66,7 +67,7 @@ def compress(
     from greenagent.cli.progress import ProgressLine
     from greenagent.cli.training import TrainingRecord
     from greenagent.compress.recipe import load_recipe
-    from greenagent.compress.spread import Spread
+    from greenagent.compress.training.spread import Spread
     from greenagent.core.errors import InputError
 
     if not target and (minimise or trials):
@@ -127,7 +128,7 @@ def _searched(
 
 def _tell(out: Path, card: ModelCard, front: Front | None) -> None:
     """The table of a search, and in a last line what came out and when it pays back."""
-    from greenagent.compress.readme import payback_line
+    from greenagent.compress.card.readme import payback_line
 
     if front:
         _print(front)
@@ -141,7 +142,8 @@ def _print(front: Front) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from greenagent.compress.search.front import columns, rows
+    from greenagent.compress.search.front import columns, remarks, rows
+    from greenagent.compress.search.held_out import told
 
     table = Table(*columns(front, brief=True), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows(front, brief=True):
@@ -149,4 +151,6 @@ def _print(front: Front) -> None:
     console = Console(highlight=False)
     console.print(table, markup=False)
     known = {str(point.provenance) for point in front.points if point.provenance}
-    console.print(f"On the select split, as served. Joules, total: {'; '.join(sorted(known)) or 'unknown'}.", markup=False)
+    said = [f"On the select split, as served. Joules, total: {'; '.join(sorted(known)) or 'unknown'}.", *remarks(front)]
+    for line in [*said, *map(told, front.held_out)]:
+        console.print(line, markup=False)

@@ -70,6 +70,7 @@ def _make_models(out: Path, recipe_path: Path, zone: str, fresh: bool, line: Pro
     from greenagent.cli.training import TrainingRecord
     from greenagent.compress.pipeline import compress
     from greenagent.compress.recipe import load_recipe
+    from greenagent.compress.work import work_directory
 
     recipe = load_recipe(recipe_path)
     student = out / "student"
@@ -80,7 +81,7 @@ def _make_models(out: Path, recipe_path: Path, zone: str, fresh: bool, line: Pro
         compress(
             recipe,
             student,
-            resume=not fresh,
+            resume=not fresh and work_directory(student).is_dir(),
             restart=fresh,
             zone=zone,
             progress=line.update,

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from greenagent.core.records import StepFact
+    from greenagent.compress.recorded import Ended
+    from greenagent.core.records import Activity, StepFact
 
 __all__ = ["TrainingRecord"]
 
 
 class TrainingRecord:
-    """Takes finished steps to the ledger, unless told to keep no record."""
+    """Takes finished steps to the ledger, each once, unless told to keep no record."""
 
     def __init__(self, url: str | None) -> None:
         self._url = url
+        self._known: set[str] = set()
 
     def __enter__(self) -> TrainingRecord:
         from greenagent.ledger import open_ledger
@@ -26,26 +28,28 @@ class TrainingRecord:
         if self._ledger:
             self._ledger.close()
 
-    def step(self, name: str, fact: StepFact) -> None:
-        """One activity of kind ``training``."""
-        if self._ledger is None:
+    def step(self, ended: Ended, fact: StepFact) -> None:
+        """One activity of kind ``training``, committed when this returns; one that is in the ledger already is left as it is."""
+        if self._ledger is None or ended.id in self._known:
             return
-        import uuid
-        from datetime import UTC, datetime, timedelta
+        if next(self._ledger.activities(id=ended.id), None) is None:
+            self._ledger.record(_activity(ended, fact))
+        self._known.add(ended.id)
 
-        from greenagent.core.records import Activity
 
-        ended = datetime.now(UTC)
-        self._ledger.record(
-            Activity(
-                id=uuid.uuid4().hex,
-                kind="training",
-                name=name,
-                started_at=ended - timedelta(seconds=fact.duration_s or 0),
-                ended_at=ended,
-                energy=fact.energy,
-                zone=fact.energy.zone,
-                cpu_s=fact.cpu_s,
-                attributes={"parameters_after": fact.parameters_after, "bytes_after": fact.bytes_after},
-            )
-        )
+def _activity(ended: Ended, fact: StepFact) -> Activity:
+    from datetime import timedelta
+
+    from greenagent.core.records import Activity
+
+    return Activity(
+        id=ended.id,
+        kind="training",
+        name=ended.name,
+        started_at=ended.ended_at - timedelta(seconds=fact.duration_s or 0),
+        ended_at=ended.ended_at,
+        energy=fact.energy,
+        zone=fact.energy.zone,
+        cpu_s=fact.cpu_s,
+        attributes={"parameters_after": fact.parameters_after, "bytes_after": fact.bytes_after},
+    )

@@ -8,9 +8,9 @@ from typing import ClassVar
 from greenagent.compress.candidate import Candidate, Family
 from greenagent.compress.classify.candidate import Classifier, rows_of
 from greenagent.compress.classify.learn import learn
-from greenagent.compress.examples import collate, encode
 from greenagent.compress.run import Run
-from greenagent.compress.train import TrainOptions, train
+from greenagent.compress.training.examples import collate, encode
+from greenagent.compress.training.train import TrainOptions, train
 
 __all__ = ["FineTune"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from greenagent.compress.candidate import Candidate, Shape
-from greenagent.compress.examples import NO_LIMIT, encode, exact_answers
 from greenagent.compress.export.agreement import check_agreement
 from greenagent.compress.export.gguf import check_exportable, export_gguf
 from greenagent.compress.export.tokenizer_json import with_digit_split
+from greenagent.compress.training.examples import NO_LIMIT, encode, exact_answers
 from greenagent.core.errors import MissingExtraError, ModelError, nearest
 from greenagent.core.interface import Interface
 from greenagent.engines.models import embedded_gguf

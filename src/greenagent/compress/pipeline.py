@@ -1,6 +1,6 @@
 """Carries a recipe out: step after step, resumable after ``kill -9``, the output directory whole or absent.
 
-Several processes may carry one recipe out together (`greenagent.compress.spread`): each calls `compress`.
+Several processes may carry one recipe out together (`greenagent.compress.training.spread`): each calls `compress`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from functools import partial
 from pathlib import Path
 
 from greenagent.compress.candidate import Candidate, Shape
-from greenagent.compress.card import Finished, served_quality, write_model
+from greenagent.compress.card.compare import check_slices, outside_teacher, require_watched, teacher_name, uncompared_line
+from greenagent.compress.card.outside import ask_outside
+from greenagent.compress.card.watched import unwatched_line
+from greenagent.compress.card.write import Finished, write_model
 from greenagent.compress.classify.candidate import Classifier
-from greenagent.compress.compare import check_slices, require_watched, teacher_name
-from greenagent.compress.examples import fit_select
 from greenagent.compress.load import load_candidate
 from greenagent.compress.recipe import Recipe
+from greenagent.compress.recorded import Recorder, finished_fact, tell
 from greenagent.compress.run import Progress, Run, StepOptions
-from greenagent.compress.serving import servable
-from greenagent.compress.spread import Spread
-from greenagent.compress.steps import StepRunner, finished_fact
+from greenagent.compress.serving import servable, served_quality
+from greenagent.compress.steps import StepRunner
 from greenagent.compress.teachers import check_teachers
-from greenagent.compress.train import TrainOptions
+from greenagent.compress.training.examples import fit_select
+from greenagent.compress.training.spread import Spread
+from greenagent.compress.training.train import TrainOptions
 from greenagent.compress.work import allow_changes, open_work, require_shared, shared_folder, step_folder
 from greenagent.core.atomic import new_directory
 from greenagent.core.clock import Clock, SystemClock
@@ -36,9 +39,7 @@ from greenagent.measure.sensors import discover
 from greenagent.measure.signals.intensity import Intensity, lookup
 from greenagent.tasks import Task, load_task
 
-__all__ = ["Recorder", "build_run", "check_fit", "compress", "load_training_task", "run_steps", "write_models"]
-
-Recorder = Callable[[str, StepFact], None]
+__all__ = ["build_run", "check_fit", "compress", "load_training_task", "run_steps", "write_models"]
 
 
 def compress(
@@ -58,10 +59,10 @@ def compress(
 ) -> ModelCard:
     """Runs ``recipe`` and writes the model directory ``out``; returns its card.
 
-    ``record`` is given every finished step (the command line takes it to the ledger). ``evaluate_limit`` bounds the examples per
-    split that the finished models are evaluated on; ``gains`` has every step's gain measured on the engine. ``spread``: who this
-    process is when several call this together; then ``progress``, ``say`` and ``record`` are the main process's. Errors: all of
-    `greenagent.core.errors`.
+    ``record`` is given every finished step (the command line takes it to the ledger), on a resumed run the earlier ones again,
+    by the same ids. ``evaluate_limit`` bounds the examples per split that the finished models are evaluated on; ``gains`` has
+    every step's gain measured on the engine. ``spread``: who this process is when several call this together; then ``progress``,
+    ``say`` and ``record`` are the main process's. Errors: all of `greenagent.core.errors`.
     """
     spread = spread or Spread()
     if not spread.main:
@@ -70,7 +71,7 @@ def compress(
     steps = recipe.typed_steps()
     task = spread.each(lambda: load_training_task(recipe))
     intensity = spread.each(lambda: lookup(zone))
-    work = spread.first(lambda: open_work(out, recipe, steps, task.sha256, resume=resume, restart=restart))
+    work = spread.first(lambda: open_work(out, recipe, steps, task.sha256, resume=resume, restart=restart, say=say))
     spread.each(lambda: require_shared(work))
     if out.exists():
         say(f"{out} will be replaced when the new model is finished")
@@ -78,7 +79,7 @@ def compress(
     meter = Meter(discover())
     try:
         if recipe.most_slice_loss is not None:
-            require_watched(run.select, recipe.min_slice)
+            require_watched(run.select, recipe.min_slice, run.fit, say)
         runner = StepRunner(meter, clock or SystemClock(), intensity, gains=gains)
         kept = run_steps(recipe, steps, run, runner, record)
 
@@ -149,12 +150,19 @@ def write_models(
 
     ``select`` has the qualities on the select split that are known, by ``kept_as``.
     """
-    teacher = teacher_name([step for _, step in steps])
+    options = [step for _, step in steps]
+    teacher, beside = teacher_name(options), outside_teacher(options)
     cards: dict[str | None, ModelCard] = {}
+    asked = (recipe, task, run, intensity, evaluate_limit)
+    outside, why_none = ask_outside(beside, *asked) if beside else (None, "")
+    trained_on = [example for split in recipe.train_on for example in task.splits[split]]
+    if recipe.most_slice_loss is not None and (line := unwatched_line(run.select, recipe.min_slice, trained_on)):
+        kept[-1].notes.append(f"{line}.")
     for one in kept:
-        cards[one.kept_as] = write_model(
-            one, directory, recipe, task, run, intensity, evaluate_limit, select.get(one.kept_as), cards.get(teacher)
-        )
+        other = cards.get(teacher) or outside
+        if other is None and one.kept_as != teacher:
+            one.notes.append(why_none or uncompared_line(teacher))
+        cards[one.kept_as] = write_model(one, directory, *asked, select.get(one.kept_as), other, outside=outside is not None)
     return cards[""]
 
 
@@ -210,11 +218,10 @@ def run_steps(
             run.seed = recipe.seed if step.seed is None else step.seed
             run.say(f"step {number}/{len(steps)}: {name}")
             candidate, fact = runner.apply(name, step, candidate, run, facts[-1].serving_after if facts else None)
-            if record:
-                record(f"{recipe.name}/{number:02d}-{name}", fact)
         else:
             run.say(f"step {number}/{len(steps)}: {name} (done before)")
             candidate = None
+        tell(record, run.step_dir, fact)
         facts.append(fact)
         run.end_step()
         interface = run.interface if isinstance(step, TrainOptions) else interface

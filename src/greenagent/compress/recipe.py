@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from greenagent.compress.compare import teacher_name
+from greenagent.compress.card.compare import teacher_name
 from greenagent.compress.repeat import spelt_out
 from greenagent.compress.search.space import Range, check_choices, each_value, fill, read_choices
 from greenagent.core.errors import MissingExtraError, RecipeError, nearest

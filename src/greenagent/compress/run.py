@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from greenagent.compress.augment import swap_values
 from greenagent.compress.candidate import Candidate, Family, Shape, sha256_of
 from greenagent.compress.language import load_tokenizer
 from greenagent.compress.select.kept import Kept, picked
-from greenagent.compress.spread import Spread
+from greenagent.compress.training.augment import swap_values
+from greenagent.compress.training.spread import Spread
 from greenagent.core.errors import RecipeError
 from greenagent.core.interface import Interface
 from greenagent.engines.models import load_card
@@ -43,7 +43,8 @@ class Run:
     at before the card is written, except that synthetic requests must not be among ``held_out``, the other splits' requests.
     ``saved`` has the candidates kept by ``save_as``, ``spoken`` how these are talked to; ``base`` is the recipe's model.
     ``step_dir`` is the running step's own folder; ``notes`` go onto the card. ``spread`` is who this process is among several;
-    ``shared`` a folder that steps and runs share, for what is the same in them (see `remembers`).
+    ``shared`` a folder that steps and runs share, for what is the same in them (see `remembers`). ``part`` says which of several
+    runs under one name it is.
     """
 
     name: str
@@ -62,7 +63,12 @@ class Run:
     notes: dict[str, Any] = field(default_factory=dict)
     spread: Spread = field(default_factory=Spread)
     shared: Path | None = None
+    part: str = ""
     _tokenizer: Any = None
+
+    def told_as(self, step: str) -> str:
+        """The name that what this run does has in the ledger."""
+        return "/".join(word for word in (self.name, self.part, step) if word)
 
     def synthetic(self) -> list[Example]:
         """What the `synthesize` steps so far have written, without what a `select` step has dropped since."""

@@ -13,20 +13,23 @@ from pydantic import BaseModel, ConfigDict
 
 from greenagent.compress.candidate import SERVED, Candidate, bytes_of
 from greenagent.compress.load import load_candidate
+from greenagent.compress.recorded import write_fact
 from greenagent.compress.run import Run, StepOptions
-from greenagent.compress.serving import ServingMeter
-from greenagent.compress.spread import Spread
+from greenagent.compress.serving import ServingMeter, servable, served_quality
+from greenagent.compress.training.spread import Spread
 from greenagent.core.atomic import disk_errors, write_text
 from greenagent.core.clock import Clock
 from greenagent.core.records import Quality, ServingCost, StepFact
+from greenagent.engines.registry import AUTO, engine_for
 from greenagent.measure import energy_record
 from greenagent.measure.memory import PeakMemory
 from greenagent.measure.meter import Meter
 from greenagent.measure.proc import tree_cpu_s
 from greenagent.measure.signals.intensity import Intensity
+from greenagent.tasks import Example
 from greenagent.tasks.evaluate import wilson_interval
 
-__all__ = ["Spending", "StepRunner", "finished_fact"]
+__all__ = ["Spending", "Spent", "StepRunner"]
 
 _SELECT_EXAMPLES = 500
 _WRITE_EVERY_S = 5.0
@@ -55,12 +58,6 @@ class Spent(BaseModel):
         """With what others used in the same time; of memory the sum of all peaks."""
         peaks = self.peak_rss_bytes + sum(o.peak_rss_bytes for o in others)
         return self.plus(sum(o.energy_j for o in others), sum(o.cpu_s for o in others), 0.0, peaks)
-
-
-def finished_fact(step_dir: Path) -> StepFact | None:
-    """The fact of a step that is done, or ``None``."""
-    path = step_dir / "fact.json"
-    return StepFact.model_validate_json(path.read_text()) if path.is_file() else None
 
 
 class StepRunner:
@@ -96,20 +93,20 @@ class StepRunner:
             before = spread.first(lambda: self._serving_before(step, _there(candidate), serving, run))
             with peak:
                 changed = spread.each(lambda: step.apply(candidate, metered) if candidate else None)
-                quality = spread.first(lambda: self._select_quality(_there(changed), run))
+            quality = spread.first(lambda: self._select_quality(_there(changed), run))
             spread.first(lambda: self._keep(_there(changed), run.step_dir))
             after = spread.first(lambda: before if changed is candidate else self._serving(_there(changed), run))
             ours, *others = spread.collect(spent.now())
             fact = spread.first(lambda: self._fact(name, step, _there(changed), parameters, ours.beside(others)))
             fact.notes, fact.quality = dict(metered.notes) | (_processes(spread) if step.together else {}), quality
             fact.serving_before, fact.serving_after = before, after
-            spread.first(lambda: self._finish(fact, run.step_dir))
+            spread.first(lambda: self._finish(fact, run))
         return (changed if spread.main else None), fact
 
-    def _finish(self, fact: StepFact, step_dir: Path) -> None:
+    def _finish(self, fact: StepFact, run: Run) -> None:
         """The fact is what marks the step as done."""
-        write_text(step_dir / "fact.json", fact.model_dump_json(indent=2))
-        shutil.rmtree(step_dir / "checkpoints", ignore_errors=True)
+        write_fact(run.step_dir, run.told_as(run.step_dir.name), fact, self._clock)
+        shutil.rmtree(run.step_dir / "checkpoints", ignore_errors=True)
 
     def restore(self, step_dir: Path, base: str) -> Candidate:
         """The candidate a finished step left."""
@@ -148,6 +145,8 @@ class StepRunner:
 
     def _select_quality(self, candidate: Candidate, run: Run) -> Quality:
         examples = list(run.select)[:_SELECT_EXAMPLES]
+        if any(path.is_file() for path in candidate.served.values()):
+            return self._served_quality(candidate, examples, run)
         right = sum(candidate.answers_exactly(examples, run.interface))
         low, high = wilson_interval(right, len(examples))
         return Quality(
@@ -157,8 +156,20 @@ class StepRunner:
             examples=len(examples),
             low=low,
             high=high,
-            engine=candidate.reference,
+            engine=candidate.reference + "".join(f", not as {form}" for form in candidate.served),
         )
+
+    def _served_quality(self, candidate: Candidate, examples: list[Example], run: Run) -> Quality:
+        """Of the file that a step has written, which is not what its weights are: a quantized one answers otherwise.
+
+        A checkpoint for GPUs is not asked: our engines load none.
+        """
+        directory = run.step_dir / "serving"
+        with servable(candidate, directory, run.interface) as (form, _):
+            asked = (directory, "select", examples, run.interface, run.interface.tools, run, self._intensity)
+            quality = served_quality(*asked)
+            engine = f"{engine_for(AUTO, directory)} {form}"
+        return quality.model_copy(update={"engine": engine, "slices": {}})  # those of the finished model are told
 
     def _keep(self, candidate: Candidate, step_dir: Path) -> None:
         partial = step_dir / "candidate.partial"

@@ -31,11 +31,16 @@ def check_teachers(run: Run, steps: Sequence[tuple[str, StepOptions]]) -> None:
         for name in (name for name in step.teachers if name not in saved):
             try:
                 _require_same_choices(run, name)
-                if isinstance(step, Distill) and not any(isinstance(one, Prune) and one.vocabulary for one in earlier):
+                if _by_tokens(step) and not any(isinstance(one, Prune) and one.vocabulary for one in earlier):
                     vocabulary_map(load_tokenizer(run.base), load_tokenizer(name), [])
             except ModelError as error:
                 raise ModelError(f"step {number} ({kind}): teacher {name!r}: {error}") from error
         earlier.append(step)
+
+
+def _by_tokens(step: StepOptions) -> bool:
+    """Whether the teachers speak token by token; their whole answers are read by a student of any vocabulary."""
+    return isinstance(step, Distill) and step.alpha > 0
 
 
 def _require_same_choices(run: Run, name: str) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import StepOptions
@@ -21,6 +22,13 @@ __all__ = ["allow_changes", "open_work", "require_shared", "shared_folder", "ste
 
 _MARK = "run.json"
 _CHANGES = "finished steps may change"
+
+Kind = Literal["recipe", "search"]
+
+_OTHERWISE: dict[Kind, str] = {
+    "search": "holds an unfinished search, not a run without one: add --target to continue it",
+    "recipe": "holds an unfinished run that is no search: leave --target away to continue it",
+}
 
 
 def work_directory(out: Path) -> Path:
@@ -39,11 +47,21 @@ def shared_folder(work: Path) -> Path:
 
 
 def open_work(
-    out: Path, recipe: Recipe, steps: list[tuple[str, StepOptions]], task_sha256: str, *, resume: bool, restart: bool
+    out: Path,
+    recipe: Recipe,
+    steps: list[tuple[str, StepOptions]],
+    task_sha256: str,
+    *,
+    resume: bool,
+    restart: bool,
+    say: Callable[[str], None],
+    kind: Kind = "recipe",
 ) -> Path:
-    """Makes or reopens the work directory; refuses to mix two recipes or to lose an unfinished run silently."""
+    """Makes or reopens the work directory; refuses to mix two recipes, or a search with a run of another ``kind``, or to lose an
+    unfinished run silently. With ``resume`` it says when there is nothing to resume."""
     work = work_directory(out)
     mark = {
+        "kind": kind,
         "base": [recipe.model, recipe.seed, recipe.select_share, recipe.train_on, task_sha256],
         "steps": [[name, step.model_dump(mode="json")] for name, step in steps],
     }
@@ -53,8 +71,10 @@ def open_work(
         if (work / _MARK).is_file() and not restart:
             if not resume:
                 raise InputError(f"{work} holds an unfinished run: add --resume to continue it or --restart to discard it")
-            _forget_changed(work, mark["base"], steps)
+            _forget_changed(work, kind, mark["base"], steps)
         else:
+            if resume and not restart:
+                say(f"nothing to resume: there is no unfinished run in {work}; starting afresh")
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
         write_text(work / _MARK, json.dumps(mark))
@@ -73,13 +93,16 @@ def require_shared(work: Path) -> None:
         raise EnvironmentalError(f"{work} is not seen on every machine of this run: give an -o on a file system that they share")
 
 
-def _forget_changed(work: Path, base: Any, steps: list[tuple[str, StepOptions]]) -> None:
+def _forget_changed(work: Path, kind: Kind, base: Any, steps: list[tuple[str, StepOptions]]) -> None:
     """Removes what was begun of steps that the recipe now has otherwise; a finished one among them is an error."""
     old = json.loads((work / _MARK).read_text(encoding="utf-8"))
     if old.get("base") != base:
         raise InputError(
             f"{work} was begun with another model, task, seed, select_share or train_on: add --restart to discard it"
         )
+    begun: Kind = old.get("kind") or ("recipe" if old["steps"] else "search")  # before marks had a kind, a search's had no steps
+    if begun != kind:
+        raise InputError(f"{work} {_OTHERWISE[begun]}, or add --restart to discard it")
     pairs = zip(old["steps"], steps, strict=False)
     same = len(list(takewhile(lambda pair: _is_same(*pair), pairs)))
     kept = {step_folder(number, name) for number, (name, _) in enumerate(steps[:same], 1)}

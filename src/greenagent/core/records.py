@@ -17,6 +17,7 @@ from greenagent.core.provenance import Provenance
 __all__ = [
     "Activity",
     "ActivityKind",
+    "DataShare",
     "Energy",
     "FileFact",
     "ModelCard",
@@ -103,6 +104,9 @@ class Quality(BaseModel):
     energy: Energy | None = None
     energy_per_correct_j: float | None = None
     engine: str | None = Field(default=None, description="the engine and precision that answered")
+    concurrency: int | None = Field(
+        default=None, description="requests in flight at once, at most: what a request costs depends on it"
+    )
 
 
 class ServingCost(BaseModel):
@@ -116,7 +120,8 @@ class ServingCost(BaseModel):
 
     engine: str = Field(description="the engine and the form of the file")
     served_bytes: int = Field(description="of the file that the engine loads")
-    requests: int = Field(description="how many were asked")
+    requests: int = Field(description="how many were answered, repeats counted")
+    examples: int | None = Field(default=None, description="how many of the different requests the engine takes")
     request_s: float = Field(description="median seconds of a request")
     energy: Energy = Field(description="mean of a request; engine_j is the engine's own process")
 
@@ -147,21 +152,47 @@ class StepFact(BaseModel):
 class Payback(BaseModel):
     """When the joules that making a model took are earned back by serving it instead of its teacher.
 
-    ``requests`` is ``making.energy_j / saved_per_request_j``, rounded up; ``None`` where nothing is saved, or not known.
+    ``requests`` is ``making.energy_j / saved_per_request_j``, rounded up; ``None`` where nothing is saved, or not known. It
+    depends on how many requests are in flight at once (``concurrency``): ``alone`` has the same of requests asked one at a time.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     teacher: str
-    making: Energy = Field(description="all steps up to the model, the teacher's among them")
+    making: Energy = Field(description="all steps up to the model, and the teacher's where teacher_counted")
+    teacher_counted: bool = Field(
+        default=True, description="whether making has what the teacher took; not known of one made elsewhere without a card"
+    )
     split: str = Field(description="whose examples both were asked")
     engine: str | None = None
     teacher_engine: str | None = None
+    concurrency: int | None = Field(default=None, description="requests in flight at once, the same for both")
     request_j: float | None = Field(default=None, description="total joules per request of this model")
     teacher_request_j: float | None = None
     saved_per_request_j: float | None = Field(default=None, description="less than 0: this model takes more than its teacher")
     requests: int | None = None
     provenance: Provenance | None = Field(default=None, description="of the number of requests")
+    alone: Payback | None = Field(default=None, description="from requests one at a time, where the steps of both measured them")
+
+
+class DataShare(BaseModel):
+    """A point of the curve of quality and joules against the share of the data used: one run of the recipe with that share.
+
+    Of several seeds it is the run of the median accuracy.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    share: float = Field(description="of the examples without near-duplicates, where by says how it was chosen; else 1")
+    by: str = Field(description="how the share was chosen")
+    examples: int | None = Field(default=None, description="trained on")
+    split: str = Field(default="select", description="whose examples the finished model was asked")
+    asked: int = Field(description="how many these were")
+    accuracy: float
+    low: float
+    high: float
+    seeds: int = 1
+    energy: Energy = Field(description="of choosing and of all later steps")
 
 
 class FileFact(BaseModel):
@@ -194,11 +225,14 @@ class ModelCard(Record):
     interface: Interface = Field(default_factory=Interface)
     steps: list[StepFact] = Field(default_factory=list)
     quality: list[Quality] = Field(default_factory=list)
-    teacher: str | None = Field(default=None, description="the kept model that this one was made smaller from")
+    teacher: str | None = Field(default=None, description="the model that this one is compared with: it was made smaller from it")
     teacher_quality: list[Quality] = Field(
         default_factory=list, description="the teacher's, in the same run on the same examples"
     )
     payback: Payback | None = None
+    data_share: list[DataShare] = Field(
+        default_factory=list, description="quality and joules against the share of the data used, where that was tried"
+    )
     agreement: dict[str, Any] = Field(default_factory=dict, description="engine against transformers, greedy, token by token")
     energy: Energy = Field(default_factory=Energy, description="the sum over the steps")
     notes: list[str] = Field(default_factory=list)

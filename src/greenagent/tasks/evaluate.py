@@ -63,6 +63,7 @@ async def evaluate(
         slices=_slices(examples, answers, verdicts),
         energy=energy,
         energy_per_correct_j=_per_correct(energy, correct),
+        concurrency=min(concurrency, len(examples)),
     )
 
 
@@ -88,6 +89,7 @@ def pool(parts: Sequence[Quality], name: str) -> Quality:
             counts[key][0] += round(accuracy * number)
             counts[key][1] += number
     energy = _sum([p.energy for p in parts])
+    in_flight = {p.concurrency for p in parts}
     return Quality(
         split=name,
         metric=parts[0].metric,
@@ -99,6 +101,7 @@ def pool(parts: Sequence[Quality], name: str) -> Quality:
         energy=energy,
         energy_per_correct_j=_per_correct(energy, correct),
         engine=parts[0].engine,
+        concurrency=in_flight.pop() if len(in_flight) == 1 else None,
     )
 
 

@@ -55,6 +55,10 @@ class Example(BaseModel):
         """The prompt of a specialised model."""
         return self.bound(interface).render_prompt(self.messages)
 
+    def conversation(self, interface: Interface) -> str:
+        """The prompt without the tools that the request declares: what was said, by which requests can be compared."""
+        return interface.with_tools([]).render_prompt(self.messages)
+
     def answer(self, interface: Interface) -> str:
         """The text that a specialised model should answer with."""
         return self.bound(interface).render_answer(self.expected)

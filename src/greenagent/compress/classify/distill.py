@@ -20,7 +20,7 @@ from greenagent.compress.classify.static import word_vectors
 from greenagent.compress.distill.losses import Weighing, combined, divergence
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions, require_teacher
-from greenagent.compress.train import Batch, TrainOptions
+from greenagent.compress.training.train import Batch, TrainOptions
 from greenagent.engines.models import encoder_directory
 from greenagent.engines.tiny.words import split
 

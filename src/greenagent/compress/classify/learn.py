@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from greenagent.compress.classify.candidate import Classifier, Row, rows_of
 from greenagent.compress.run import Run
-from greenagent.compress.train import Batch, TrainOptions, train
+from greenagent.compress.training.train import Batch, TrainOptions, train
 from greenagent.core.errors import TaskError
 
 __all__ = ["Loss", "calibrate", "calibration_error", "fitted_temperature", "learn", "lengths_of"]

@@ -18,7 +18,7 @@ import torch
 
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.classify.candidate import Classifier
-from greenagent.compress.spread import Spread
+from greenagent.compress.training.spread import Spread
 from greenagent.core.interface import Interface
 
 __all__ = ["choice_log_probs", "remembered"]

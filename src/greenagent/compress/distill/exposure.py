@@ -16,8 +16,8 @@ from greenagent.compress.candidate import Candidate
 from greenagent.compress.distill.losses import divergence
 from greenagent.compress.distill.on_policy import own_answers, prompts_of
 from greenagent.compress.distill.teacher import Teachers
-from greenagent.compress.examples import NO_LIMIT, collate, encode
-from greenagent.compress.train import answer_logits
+from greenagent.compress.training.examples import NO_LIMIT, collate, encode
+from greenagent.compress.training.train import answer_logits
 from greenagent.core.interface import Interface
 from greenagent.tasks import Example
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from greenagent.compress.examples import IGNORED, Encoded, collate
+from greenagent.compress.training.examples import IGNORED, Encoded, collate
 
 __all__ = ["own_answers", "prompts_of"]
 

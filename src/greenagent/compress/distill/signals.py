@@ -14,9 +14,9 @@ import torch
 
 from greenagent.compress.distill.choosers import Choosers
 from greenagent.compress.distill.teacher import Teachers
-from greenagent.compress.examples import collate
-from greenagent.compress.rows import Rows
-from greenagent.compress.spread import Spread
+from greenagent.compress.training.examples import collate
+from greenagent.compress.training.rows import Rows
+from greenagent.compress.training.spread import Spread
 
 __all__ = ["Signals"]
 

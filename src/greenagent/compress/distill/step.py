@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -14,13 +14,15 @@ from greenagent.compress.candidate import Candidate
 from greenagent.compress.distill.choosers import Choosers
 from greenagent.compress.distill.losses import Divergence, Weighing, combined, divergence
 from greenagent.compress.distill.on_policy import own_answers, prompts_of
+from greenagent.compress.distill.sequence import answered_by
 from greenagent.compress.distill.signals import Signals
 from greenagent.compress.distill.teacher import Teachers
-from greenagent.compress.examples import collate, encode, subword_variants
-from greenagent.compress.rows import Rows
 from greenagent.compress.run import Run, StepOptions, require_teacher
-from greenagent.compress.train import Batch, TrainOptions, answer_logits, train
+from greenagent.compress.training.examples import collate, encode, subword_variants
+from greenagent.compress.training.rows import Rows
+from greenagent.compress.training.train import Batch, TrainOptions, answer_logits, train
 from greenagent.core.errors import RecipeError
+from greenagent.tasks import Example
 
 __all__ = ["Distill"]
 
@@ -32,10 +34,15 @@ class Distill(TrainOptions):
     """The supervised loss L and the teacher's, L_KD, at temperature tau: L + alpha L_KD, or (1 - alpha) L + alpha L_KD.
 
     L_KD is taken where teacher forcing stands, on the task's answers, or (``on_policy``) on answers the student wrote itself.
+    With ``answers: teacher`` the teacher's own answers take the labels' place in both; ``alpha: 0`` then is sequence-level
+    distillation alone, for which the vocabularies may differ.
     """
 
     teacher: str | list[str] = Field(
         description="a name given by save_as in an earlier step, or a model directory; several: the mean of their probabilities"
+    )
+    answers: Literal["labels", "teacher"] = Field(
+        default="labels", description="what is to be answered: the task's labels, or what the one teacher answers (greedily)"
     )
     alpha: float = Field(default=1.0, ge=0, description="weight of the teacher's distribution beside the labels'")
     weighing: Weighing = Field(default="additive", description="how alpha weighs: beside the labels, or instead of them")
@@ -57,6 +64,8 @@ class Distill(TrainOptions):
             raise ValueError("distill: with alpha 0 nothing is learnt on the student's own answers: raise alpha, or on_policy: 0")
         if not self.teachers:
             raise ValueError("distill: name at least one teacher")
+        if self.answers == "teacher" and len(self.teachers) > 1:
+            raise ValueError(f"distill: answers: teacher takes those of one teacher; here are {len(self.teachers)}")
         return self
 
     @property
@@ -71,7 +80,7 @@ class Distill(TrainOptions):
 
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Checks the vocabularies, computes (or reloads) the teachers' signals, trains."""
-        spelt_otherwise = _spelt_otherwise(self, run)
+        spelt_otherwise = self.alpha > 0 and _spelt_otherwise(self, run)
         if spelt_otherwise and run.interface.codes is None:
             raise RecipeError(
                 "distill: a teacher answers with one token for each choice: let the student too, by one_token before"
@@ -80,7 +89,7 @@ class Distill(TrainOptions):
             raise RecipeError("on_policy: a teacher whose answers are spelt otherwise cannot weigh the student's own answers")
         if run.spread.sharded and self.on_policy:
             raise RecipeError("on_policy: students whose weights are sharded (--use_fsdp) do not write answers: run without it")
-        rows = encode(self.examples(run), run.interface, candidate.tokenizer, self.max_tokens)
+        rows = encode(self._answered(run), run.interface, candidate.tokenizer, self.max_tokens)
         lesson = _Lesson(self, candidate, run, rows)
         notes = train(
             candidate.model,
@@ -95,6 +104,11 @@ class Distill(TrainOptions):
         )
         run.notes.update(notes)
         return candidate.changed()
+
+    def _answered(self, run: Run) -> Iterable[Example]:
+        """The examples, with the answers that are to be learnt."""
+        examples = self.examples(run)
+        return examples if self.answers == "labels" else answered_by(self.teachers[0], examples, run)
 
 
 def _spelt_otherwise(options: Distill, run: Run) -> bool:
@@ -113,9 +127,7 @@ class _Lesson(Sequence[dict[str, Any]]):
         self._spread = run.spread
         self._rows = rows
         self._teachers: Teachers | None = None
-        teachers = [run.known_as(name) for name in options.teachers]
-        folder = run.remembers(teachers, options.tau, options.top_k, rows.sha256, candidate.tokenizer.get_vocab())
-        self._signals = self._recall(run, folder / "teacher-signals")
+        self._signals = self._recall(run) if options.alpha else None
         self._variants = self._cut_otherwise(run.step_dir) if options.subword_dropout else None
 
     def __len__(self) -> int:
@@ -140,8 +152,10 @@ class _Lesson(Sequence[dict[str, Any]]):
         return [Rows.read(path) for path in paths]
 
     def collate(self, rows: list[dict[str, Any]]) -> Batch:
-        """A batch with the teachers' signals beside it."""
+        """A batch with the teachers' signals beside it, where they have a weight."""
         batch: Batch = collate(rows, self._pad_id)
+        if self._signals is None:
+            return batch
         log_probs, ids = zip(*(self._signals.of(row["index"]) for row in rows), strict=True)
         batch["teacher_log_probs"], batch["teacher_ids"] = torch.cat(log_probs), torch.cat(ids)
         return batch
@@ -150,11 +164,14 @@ class _Lesson(Sequence[dict[str, Any]]):
         """On the task's answers both losses; on the student's own, where no label is right, the teachers' part alone."""
         options = self._options
         logits, labels = answer_logits(model, batch)
+        supervised = functional.cross_entropy(logits.float(), labels)
+        if self._signals is None:
+            return supervised
         said = (batch["teacher_log_probs"], batch["teacher_ids"])
         taught = divergence(logits, *said, tau=options.tau, kind=options.divergence, beta=options.beta)
         if batch.get("on_policy"):
             return options.alpha * taught
-        return combined(functional.cross_entropy(logits.float(), labels), taught, options.alpha, options.weighing)
+        return combined(supervised, taught, options.alpha, options.weighing)
 
     def on_policy(self, model: Any, batch: Batch) -> Batch:
         """By chance (``on_policy``) the batch with the student's own answers instead of the task's, in all processes at once."""
@@ -175,10 +192,12 @@ class _Lesson(Sequence[dict[str, Any]]):
         own["on_policy"] = True
         return own
 
-    def _recall(self, run: Run, path: Path) -> Signals:
+    def _recall(self, run: Run) -> Signals:
         """The signals on disk, what is missing computed now; the teachers stay only when the student's answers need them."""
         options = self._options
-        signals = Signals(path, self._rows)
+        known_by = [run.known_as(name) for name in options.teachers]
+        folder = run.remembers(known_by, options.tau, options.top_k, self._rows.sha256, self._tokenizer.get_vocab())
+        signals = Signals(folder / "teacher-signals", self._rows)
         complete = run.spread.first(lambda: signals.complete)
         if complete and not options.on_policy:
             return signals

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from greenagent.compress.examples import IGNORED
 from greenagent.compress.language import load_language_model
+from greenagent.compress.training.examples import IGNORED
 from greenagent.core.errors import ModelError
 
 __all__ = ["Teachers", "vocabulary_map"]
@@ -69,8 +69,8 @@ class Teachers:
     def say(self, batch: dict[str, torch.Tensor], tau: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities at ``tau`` and student token ids of the ``top_k`` likeliest next tokens, (answer tokens, k) each.
 
-        ``batch``: right-padded ``input_ids`` and ``labels`` of the student, as `greenagent.compress.examples.collate` makes
-        them. The distribution is restricted to the student's vocabulary and normalised there.
+        ``batch``: right-padded ``input_ids`` and ``labels`` of the student (`greenagent.compress.training.examples.collate`). The
+        distribution is restricted to the student's vocabulary and normalised there.
         """
         device = self.models[0][1].device
         asked, answer = batch["input_ids"].to(device), (batch["labels"][:, 1:] != IGNORED).to(device)

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 from greenagent.compress.candidate import Candidate
 from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
-from greenagent.compress.examples import NO_LIMIT, encode
 from greenagent.compress.prune.calibrate import Importance, calibrate
 from greenagent.compress.prune.depth import layers_by_loss
 from greenagent.compress.prune.encoder import encoder_importance, encoder_layers_by_loss, head_dimensions, reshape_encoder
 from greenagent.compress.prune.shape import Kept, reshape
-from greenagent.compress.rows import Rows
 from greenagent.compress.run import Run
+from greenagent.compress.training.examples import NO_LIMIT, encode
+from greenagent.compress.training.rows import Rows
 from greenagent.tasks import Example
 
 __all__ = ["Anatomy", "EncoderAnatomy", "LanguageAnatomy"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from greenagent.compress.examples import Encoded, collate
+from greenagent.compress.training.examples import Encoded, collate
 
 __all__ = ["Importance", "Places", "Widths", "calibrate", "language_batches", "observe"]
 

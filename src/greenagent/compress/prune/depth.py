@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from greenagent.compress.examples import IGNORED, Encoded, collate
+from greenagent.compress.training.examples import IGNORED, Encoded, collate
 
 __all__ = ["layers_by_loss"]
 

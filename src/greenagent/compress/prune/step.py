@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from greenagent.compress.candidate import Candidate, Family, Shape
 from greenagent.compress.classify.candidate import Classifier, rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
-from greenagent.compress.examples import texts
 from greenagent.compress.prune.anatomy import Anatomy, EncoderAnatomy, LanguageAnatomy
 from greenagent.compress.prune.calibrate import Importance
 from greenagent.compress.prune.rounds import toward
 from greenagent.compress.prune.shape import Kept, choose_layers
 from greenagent.compress.prune.vocabulary import common_tokens, trim_vocabulary
 from greenagent.compress.run import Run, StepOptions
+from greenagent.compress.training.examples import texts
 from greenagent.core.errors import RecipeError
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from greenagent.compress.examples import Encoded, collate
 from greenagent.compress.quantize.codes import Codes, Grid
 from greenagent.compress.quantize.gptq import Hessian, compensated, output_error
+from greenagent.compress.training.examples import Encoded, collate
 
 __all__ = ["QuantizedLayers", "Target", "quantize_layers"]
 

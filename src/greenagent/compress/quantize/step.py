@@ -14,7 +14,6 @@ from greenagent.compress.candidate import Candidate, Family, Shape, bytes_of, zi
 from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
 from greenagent.compress.classify.encoder.export import export_ir
-from greenagent.compress.examples import NO_LIMIT, encode
 from greenagent.compress.export.checkpoint import awkward_widths, export_checkpoint, four_bit_grid
 from greenagent.compress.export.gguf import export_gguf
 from greenagent.compress.quantize.blocks import read_back
@@ -23,6 +22,7 @@ from greenagent.compress.quantize.encoder import export_dynamic_int8, export_int
 from greenagent.compress.quantize.formats import EncoderFormat, GpuFormat, Quant, stored_as
 from greenagent.compress.quantize.layers import Target, quantize_layers
 from greenagent.compress.run import Run, StepOptions
+from greenagent.compress.training.examples import NO_LIMIT, encode
 from greenagent.core.errors import RecipeError
 
 __all__ = ["Quantize"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greenagent.compress.recipe import Recipe
-from greenagent.compress.train import TrainOptions
+from greenagent.compress.training.train import TrainOptions
 
 __all__ = ["SHARES", "cheaper", "next_promotion", "pareto", "promising", "shares_for"]
 

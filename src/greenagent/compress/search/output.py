@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from greenagent.compress.search.front import Front, columns, rows
+from greenagent.compress.search.front import Front, columns, remarks, rows
+from greenagent.compress.search.held_out import told
 from greenagent.compress.search.picture import draw_front
 from greenagent.compress.search.target import Limit
 from greenagent.core.atomic import new_directory, write_text
@@ -22,7 +23,9 @@ svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid #e3e9e6; text-align: left; }
 th { color: #5c6d69; font-weight: normal; }
+.missed { color: #9c2a10; }
 """
+_MISSED = ' class="missed"'
 
 
 def write_front(front: Front, limits: list[Limit], cards: Mapping[int, ModelCard], folder: Path) -> None:
@@ -39,6 +42,8 @@ def write_front(front: Front, limits: list[Limit], cards: Mapping[int, ModelCard
 
 def _page(front: Front, svg: str) -> str:
     """One self-contained file: it loads nothing."""
+    said = "".join(f"<p>{escape(line)}</p>\n" for line in remarks(front))
+    held_out = "".join(f"<p{_MISSED if one.missed else ''}>{escape(told(one))}</p>\n" for one in front.held_out)
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in columns(front))
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(front))
     return f"""<!doctype html>
@@ -52,14 +57,15 @@ def _page(front: Front, svg: str) -> str:
 </head>
 <body>
 <h1>Search of {escape(front.recipe)}</h1>
-<p>{escape(" and ".join(front.targets))}, with the least {escape(front.minimised)}. Quality is on the select split, as served.
+<p>{escape(" and ".join(front.targets))}, with the least {escape(front.minimised)}. Quality in picture and table is on the
+select split, as served: the choice was made by it, so that on other examples it will rather be a little less.
 The search took {escape(format_si(front.energy.energy_j, "J"))} ({escape(str(front.energy.provenance or "provenance unknown"))}).
 {escape(_joules(front))}</p>
-{svg}
+{held_out}{svg}
 <div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>
 {body}
 </tbody></table></div>
-</body>
+{said}</body>
 </html>
 """
 

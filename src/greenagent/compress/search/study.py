@@ -6,24 +6,31 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from greenagent.compress.compare import worst_slice
+from greenagent.compress.card.compare import worst_slice
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.search.fidelity import cheaper, next_promotion, pareto
-from greenagent.compress.search.front import Front, Point, worded
+from greenagent.compress.search.front import FailedTrial, Front, Point, worded
+from greenagent.compress.search.rounds import Rounds
 from greenagent.compress.search.suggest import Suggestions
 from greenagent.compress.search.target import Figures, Limit, total_miss
 from greenagent.compress.search.trial import Bench, Measured, figures_of
-from greenagent.core.errors import InputError
+from greenagent.core.errors import EngineError, GreenagentError, InputError
 from greenagent.core.records import Energy
 
 __all__ = ["Study"]
+
+_TEACHER = 0  # among the numbers of trials, which begin with 1
+
+_OF_ONE_CHOICE = (InputError, EngineError, RuntimeError, MemoryError)
+"""What may go wrong with one choice and not with another: values that do not go together, no memory, an engine that cannot load
+it. A full disk or an interruption ends the search."""
 
 
 class Study:
     """Trials of ``recipe``, numbered; ``shares`` of the training, the last of which is all of it.
 
-    ``first`` is the index of the first step with something to choose. A trial whose values do not go together (`InputError`) is
-    said and left aside. ``teacher`` is what the choices are compared with.
+    ``first`` is the index of the first step with something to choose. A trial that fails, with little training or with more, is
+    said and left aside, for a resumed search too. ``teacher`` is what the choices are compared with.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class Study:
         suggestions: Suggestions,
         teacher: Measured | None,
         say: Callable[[str], None],
+        teacher_recipe: Recipe | None = None,
     ) -> None:
         self._recipe = recipe
         self._first = first
@@ -44,10 +52,12 @@ class Study:
         self._bench = bench
         self._suggestions = suggestions
         self.teacher = teacher
+        self._teacher_recipe = teacher_recipe
+        self._rounds: Rounds | None = None
         self._say = say
         self._chosen = suggestions.begun()
         self._rungs: list[dict[int, Measured]] = [{} for _ in shares]
-        self._failed: dict[int, str] = {}
+        self._failed: dict[int, FailedTrial] = {}
         for number in self._chosen:
             self._recall(number)
 
@@ -56,8 +66,23 @@ class Study:
         while job := self._next(trials):
             number, rung = job
             self._do(number, rung, trials)
-        if self._failed and not self._rungs[0]:
-            raise InputError(f"no choice could be carried out; the first: {next(iter(self._failed.values()))}")
+        if self._failed and not self.full():
+            reason = next(iter(self._failed.values())).reason
+            raise InputError(f"no choice could be carried out; the first: {reason} (none is tried again; --restart forgets them)")
+
+    def measure_again(self, rounds: Rounds) -> None:
+        """Measures what a request costs on the fully trained choices and the teacher in turns; the medians take the place of what
+        was measured once."""
+        recipes = {number: self.recipe_of(number) for number in self.full()}
+        if self._teacher_recipe:
+            recipes = {_TEACHER: self._teacher_recipe, **recipes}
+        self._say(f"measuring again, in turns, what a request costs: {len(recipes)} models, {rounds.count} rounds")
+        found = self._bench.repeat(recipes, rounds)
+        if self.teacher:
+            self.teacher = self.teacher.again(found.get(_TEACHER, []))
+        for number, measured in self.full().items():
+            self._rungs[-1][number] = measured.again(found[number])
+        self._rounds = rounds
 
     def recipe_of(self, number: int, rung: int = -1) -> Recipe:
         """The recipe of a trial, without anything left to choose; fully trained unless another ``rung`` is asked for."""
@@ -65,18 +90,25 @@ class Study:
 
     def full(self) -> dict[int, Measured]:
         """What the fully trained choices are, by trial."""
-        return self._rungs[-1]
+        return {number: measured for number, measured in self._rungs[-1].items() if number not in self._failed}
 
     def figures(self, measured: Measured) -> Figures:
         """A measured model in figures."""
         return figures_of(measured, self.teacher, self._recipe.min_slice)
 
     def taken(self, limits: list[Limit]) -> int | None:
-        """The fully trained trial that meets all limits at the least cost; at the same cost the better one."""
+        """Of the fully trained trials that meet all limits the best one of those that are as cheap as the cheapest.
+
+        As cheap: where costs were measured several times, what was measured of both overlaps.
+        """
         teacher = self.figures(self.teacher) if self.teacher else None
         figures = {number: self.figures(measured) for number, measured in self.full().items()}
         good = [number for number, found in figures.items() if total_miss(limits, found, teacher) == 0]
-        return min(good, key=lambda n: (self._cost(figures[n]), -figures[n].quality, n), default=None)
+        if not good:
+            return None
+        most = self._range(min((figures[n] for n in good), key=self._cost))[1]
+        cheap = [number for number in good if self._range(figures[number])[0] <= most]
+        return min(cheap, key=lambda n: (-figures[n].quality, self._cost(figures[n]), n))
 
     def front(self, limits: list[Limit], energy: Energy) -> Front:
         """All of it: every trial with the most training that it got. ``energy`` is what the search took."""
@@ -88,8 +120,10 @@ class Study:
             minimised=self._minimise,
             teacher=teacher,
             points=[self._point(n, limits, teacher, n in unbeaten) for n in self._chosen if n in self._rungs[0]],
-            failed=self._failed,
+            failed=dict(sorted(self._failed.items())),
             taken=self.taken(limits),
+            rounds=self._rounds.count if self._rounds else 0,
+            round_s=self._rounds.seconds if self._rounds else None,
             energy=energy,
         )
 
@@ -103,7 +137,7 @@ class Study:
         begun = [number for number in self._chosen if number not in self._rungs[0] and number not in self._failed]
         if begun:
             return begun[0], 0
-        rungs = [{number: self._pair(measured) for number, measured in points.items()} for points in self._rungs]
+        rungs = [{n: self._pair(measured) for n, measured in points.items() if n not in self._failed} for points in self._rungs]
         earned = next_promotion(rungs, all_begun=False)
         if earned:
             return earned
@@ -117,12 +151,15 @@ class Study:
         share = self._shares[rung]
         how = "all of" if share == 1 else f"{share:.0%} of"
         self._say(f"trial {number} of {trials}, {how} the training: {_worded(self._chosen[number])}")
+        recipe: Recipe | None = None
         try:
-            measured = self._bench.measure(self.recipe_of(number, rung), self.teacher)
-        except InputError as error:
-            if rung:
-                raise
-            self._fail(number, str(error))
+            recipe = self.recipe_of(number, rung)
+            measured = self._bench.measure(recipe, self.teacher, f"trial-{number:03d}/{share:.0%}")
+        except _OF_ONE_CHOICE as error:
+            reason = _reason(error)
+            if recipe:  # else its steps are not valid, which shows at once another time too
+                self._bench.note_failure(recipe, reason)
+            self._fail(number, rung, reason)
             return
         self._keep(number, rung, measured)
         figures = self.figures(measured)
@@ -132,21 +169,24 @@ class Study:
     def _recall(self, number: int) -> None:
         """What was measured of a trial before."""
         try:
-            found = [self._bench.recall(self.recipe_of(number, rung)) for rung in range(len(self._shares))]
+            recipes = [self.recipe_of(number, rung) for rung in range(len(self._shares))]
+            found = [(self._bench.recall(recipe), self._bench.failure(recipe)) for recipe in recipes]
         except InputError as error:
-            self._fail(number, str(error))
+            self._fail(number, 0, str(error))
             return
-        for rung, measured in enumerate(found):
+        for rung, (measured, reason) in enumerate(found):
             if measured is not None:
                 self._keep(number, rung, measured)
+            if reason is not None:
+                self._fail(number, rung, reason)
 
     def _keep(self, number: int, rung: int, measured: Measured) -> None:
         self._rungs[rung][number] = measured
         if rung == 0:
             self._suggestions.tell(number, *self._pair(measured))
 
-    def _fail(self, number: int, reason: str) -> None:
-        self._failed[number] = reason
+    def _fail(self, number: int, rung: int, reason: str) -> None:
+        self._failed[number] = FailedTrial(chosen=self._chosen[number], training=self._shares[rung], reason=reason)
         self._suggestions.fail(number)
         self._say(f"trial {number} cannot be carried out: {reason}")
 
@@ -157,6 +197,11 @@ class Study:
     def _cost(self, figures: Figures) -> float:
         value = figures.of(self._minimise)
         return math.inf if value is None else value
+
+    def _range(self, figures: Figures) -> tuple[float, float]:
+        """The least and the most of what is minimised; the same twice where it was measured once."""
+        cost = self._cost(figures)
+        return figures.spread.get(self._minimise, (cost, cost))
 
     def _point(self, number: int, limits: list[Limit], teacher: Figures | None, on_front: bool) -> Point:
         training, measured = self.measured(number)
@@ -176,6 +221,12 @@ class Study:
             on_front=on_front,
             card=f"cards/trial-{number:03d}.json",
         )
+
+
+def _reason(error: BaseException) -> str:
+    """In one line; what other libraries raise does not always say what it is."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, GreenagentError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def _worded(chosen: dict[str, Any]) -> str:

@@ -14,10 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.core.errors import InputError, nearest
 
-__all__ = ["COSTS", "Figures", "Limit", "parse_cost", "parse_limit", "total_miss"]
+__all__ = ["COSTS", "TIMED", "Figures", "Limit", "parse_cost", "parse_limit", "total_miss"]
 
 COSTS = ("energy_per_request_j", "engine_energy_per_request_j", "request_s", "served_bytes", "parameters")
 """What can be made least; all of them can be limited too."""
+
+TIMED = ("energy_per_request_j", "engine_energy_per_request_j", "request_s")
+"""Of these what has to be measured, and so differs from one time to the next."""
 
 _SENSE = {"quality": ">=", "slice_loss": "<=", **dict.fromkeys(COSTS, "<=")}
 _SHARES = ("quality", "slice_loss")  # a miss of these is told as it is, one of the others as a part of the bound
@@ -39,6 +42,9 @@ class Figures(BaseModel):
     request_s: float | None = Field(default=None, description="median, one request at a time")
     served_bytes: int | None = None
     parameters: int
+    spread: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="least and most over the rounds, of figures that are the median of several"
+    )
 
     def of(self, name: str) -> float | None:
         """The figure called ``name``."""

@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from greenagent.compress.card import Finished, add_lineage, served_quality
-from greenagent.compress.compare import payback, worst_slice
-from greenagent.compress.pipeline import Recorder, run_steps
+from greenagent.compress.card.compare import payback, worst_slice
+from greenagent.compress.card.write import Finished, add_lineage
+from greenagent.compress.pipeline import run_steps
 from greenagent.compress.recipe import Recipe
+from greenagent.compress.recorded import Recorder
 from greenagent.compress.run import Run, StepOptions
-from greenagent.compress.search.target import Figures
-from greenagent.compress.serving import ServingMeter, servable
-from greenagent.compress.steps import StepRunner
+from greenagent.compress.search.rounds import Ask, Rounds, in_turns, median_cost
+from greenagent.compress.search.target import TIMED, Figures
+from greenagent.compress.serving import ServingMeter, servable, served_quality
+from greenagent.compress.steps import Spending, StepRunner
 from greenagent.compress.work import step_folder
 from greenagent.core.atomic import write_text
 from greenagent.core.clock import Clock
-from greenagent.core.errors import ModelError
+from greenagent.core.errors import InputError, ModelError
 from greenagent.core.records import ModelCard, Quality, ServingCost
 from greenagent.engines.registry import AUTO, engine_for
 from greenagent.measure.meter import Meter
@@ -34,6 +39,8 @@ from greenagent.measure.signals.intensity import Intensity
 from greenagent.tasks import Task
 
 __all__ = ["Bench", "Measured", "figures_of", "step_keys"]
+
+_FAILED = ".failed"
 
 
 class Measured(BaseModel):
@@ -43,11 +50,16 @@ class Measured(BaseModel):
 
     card: ModelCard
     cost: ServingCost | None
+    rounds: list[ServingCost] = Field(default_factory=list, description="several measurements, of which cost has the medians")
 
     @property
     def quality(self) -> Quality:
         """On the select split, as served."""
         return self.card.quality[0]
+
+    def again(self, rounds: list[ServingCost]) -> Measured:
+        """With what several measurements gave instead of the first one; as it is where they gave nothing."""
+        return self.model_copy(update={"cost": median_cost(rounds), "rounds": rounds}) if rounds else self
 
 
 def figures_of(measured: Measured, teacher: Measured | None, min_slice: int) -> Figures:
@@ -57,12 +69,22 @@ def figures_of(measured: Measured, teacher: Measured | None, min_slice: int) -> 
     return Figures(
         quality=measured.quality.accuracy,
         slice_loss=worst[1] if worst else None,
-        energy_per_request_j=cost.energy.energy_j if cost else None,
-        engine_energy_per_request_j=cost.energy.engine_j if cost else None,
-        request_s=cost.request_s if cost else None,
+        **(_timed(cost) if cost else {}),
         served_bytes=card.served_bytes,
         parameters=card.parameters,
+        spread=_spread(measured.rounds),
     )
+
+
+def _timed(cost: ServingCost) -> dict[str, Any]:
+    figures = (cost.energy.energy_j, cost.energy.engine_j, cost.request_s)
+    return dict(zip(TIMED, figures, strict=True))
+
+
+def _spread(rounds: list[ServingCost]) -> dict[str, tuple[float, float]]:
+    """Least and most of each figure that is known of every round."""
+    values = {name: [_timed(cost)[name] for cost in rounds] for name in TIMED}
+    return {name: (min(found), max(found)) for name, found in values.items() if found and None not in found}
 
 
 def step_keys(steps: Sequence[tuple[str, StepOptions]]) -> list[str]:
@@ -76,7 +98,10 @@ def step_keys(steps: Sequence[tuple[str, StepOptions]]) -> list[str]:
 
 @dataclass
 class Bench:
-    """Where choices are carried out: ``run`` says on what, ``meter`` what it takes. All folders are below ``run.work``."""
+    """Where choices are carried out: ``run`` says on what, ``meter`` what it takes, ``spent`` what all took so far.
+
+    All folders are below ``run.work``. A ``part`` says in the ledger which trial did a step that none had done before.
+    """
 
     run: Run
     task: Task
@@ -85,11 +110,12 @@ class Bench:
     clock: Clock
     intensity: Intensity | None
     record: Recorder | None
+    spent: Spending
 
-    def carry_out(self, recipe: Recipe) -> list[Finished]:
+    def carry_out(self, recipe: Recipe, part: str = "") -> list[Finished]:
         """Does the steps of ``recipe`` that were not done before: the kept candidates, the final one last."""
         steps = recipe.typed_steps()
-        run = replace(self.run, work=self._folder(steps), saved={}, spoken={}, notes={}, say=lambda _: None)
+        run = replace(self.run, work=self._folder(steps), part=part, saved={}, spoken={}, notes={}, say=lambda _: None)
         return run_steps(recipe, steps, run, self.runner, self.record)
 
     def recall(self, recipe: Recipe) -> Measured | None:
@@ -97,12 +123,26 @@ class Bench:
         path = self._path(recipe)
         return Measured.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def measure(self, recipe: Recipe, teacher: Measured | None) -> Measured:
+    def failure(self, recipe: Recipe) -> str | None:
+        """Why ``recipe`` could not be carried out before; ``None`` where nothing is known of that."""
+        path = self._path(recipe).with_suffix(_FAILED)
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    def note_failure(self, recipe: Recipe, reason: str) -> None:
+        """Keeps ``reason``. A recipe whose steps are not valid has no place for it: it fails at once another time too."""
+        try:
+            path = self._path(recipe)
+        except InputError:
+            return
+        write_text(path.with_suffix(_FAILED), reason)
+
+    def measure(self, recipe: Recipe, teacher: Measured | None, part: str = "") -> Measured:
         """Carries ``recipe`` out and measures what comes of it: quality on select, and what a request costs."""
         found = self.recall(recipe)
         if found is None:
-            found = self._measured(self.carry_out(recipe)[-1], recipe, teacher)
+            found = self._measured(self.carry_out(recipe, part)[-1], recipe, teacher)
             write_text(self._path(recipe), found.model_dump_json(indent=2))
+            self.spent.write()
         return found
 
     def _measured(self, one: Finished, recipe: Recipe, teacher: Measured | None) -> Measured:
@@ -119,10 +159,25 @@ class Bench:
             card.payback = payback(card, teacher.card)
         return Measured(card=card, cost=one.steps[-1].serving_after or self._cost(one))
 
+    def repeat(self, recipes: Mapping[int, Recipe], rounds: Rounds) -> dict[int, list[ServingCost]]:
+        """What a request costs on what comes of each recipe, measured in turns; the disk holds them once more meanwhile."""
+        folder = self.run.work / "rounds"
+        try:
+            asks = {key: self._ask(recipe, folder / str(key)) for key, recipe in recipes.items()}
+            return in_turns(asks, rounds, lambda done, total: self.run.progress("measuring again", done, total, ""))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _ask(self, recipe: Recipe, folder: Path) -> Ask:
+        one = self.carry_out(recipe)[-1]
+        meter = self._serving_meter(one, folder)
+        return partial(meter.ask, meter.write(one.candidate))
+
     def _cost(self, one: Finished) -> ServingCost | None:
-        run = self.run
-        meter = ServingMeter(run.select, one.interface, run.work / "serving", self.meter, self.clock, self.intensity)
-        return meter.cost(one.candidate)
+        return self._serving_meter(one, self.run.work / "serving").cost(one.candidate)
+
+    def _serving_meter(self, one: Finished, folder: Path) -> ServingMeter:
+        return ServingMeter(self.run.select, one.interface, folder, self.meter, self.clock, self.intensity)
 
     def _path(self, recipe: Recipe) -> Path:
         points = self.run.work / "points"

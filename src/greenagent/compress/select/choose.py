@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -39,12 +40,35 @@ class Known:
 
 
 def keep_share(kinds: Sequence[str], share: float, known: Known, rng: np.random.Generator) -> list[int]:
-    """The numbers of the examples kept, rising: ``share`` of those of each kind, rounded up."""
+    """The numbers of the examples kept, rising: ``share`` of all, rounded up, and of each kind as nearly as that allows.
+
+    At least one of each kind, where so many are kept. Else kinds too rare for one of their own go together, so that one each of
+    as many of these as their share allows is kept.
+    """
     numbers: dict[str, list[int]] = defaultdict(list)
     for number, kind in enumerate(kinds):
         numbers[kind].append(number)
-    counts = {kind: math.ceil(round(share * len(rows), _ROUNDING)) for kind, rows in numbers.items()}
-    return sorted(int(row) for kind in sorted(numbers) for row in known.best(np.array(numbers[kind]), counts[kind], rng))
+    total = math.ceil(round(share * len(kinds), _ROUNDING))
+    groups = [np.array(numbers[kind]) for kind in sorted(numbers)]
+    wanted = [share * len(rows) for rows in groups]
+    if len(groups) > total:
+        one_each = [known.best(rows, 1, rng)[0] for rows, want in zip(groups, wanted, strict=True) if want < 1]
+        groups = [rows for rows, want in zip(groups, wanted, strict=True) if want >= 1] + [np.array(one_each)]
+        wanted = [want for want in wanted if want >= 1] + [sum(want for want in wanted if want < 1)]
+    counts = _counts(wanted, total)
+    return sorted(int(row) for rows, count in zip(groups, counts, strict=True) for row in known.best(rows, count, rng))
+
+
+def _counts(wanted: Sequence[float], total: int) -> list[int]:
+    """``total`` among groups: one each, and every further one to the group that is furthest below what is ``wanted`` of it."""
+    counts = [1] * len(wanted)
+    above = [(1 - want, group) for group, want in enumerate(wanted)]
+    heapq.heapify(above)
+    for _ in range(total - len(counts)):
+        most_behind, group = above[0]
+        counts[group] += 1
+        heapq.heapreplace(above, (most_behind + 1, group))
+    return counts
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[Any]:

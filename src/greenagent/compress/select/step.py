@@ -17,6 +17,7 @@ from greenagent.compress.select.kept import Kept, picked
 from greenagent.compress.select.uncertainty import uncertainties
 from greenagent.compress.select.vectors import hidden_vectors, ngram_vectors
 from greenagent.compress.synthesize.label import answer_name
+from greenagent.tasks import Example
 
 __all__ = ["Select"]
 
@@ -24,7 +25,8 @@ __all__ = ["Select"]
 class Select(StepOptions):
     """All later steps see only what is kept of the fit split and of the synthetic examples written so far.
 
-    The share is taken of each kind of answer (the tools called), rounded up, so that none is lost.
+    The share, rounded up, is taken of each kind of answer (the tools called) alike: at least one of each where it has room for
+    all. Requests are compared by what was said, without the tools that they declare.
     """
 
     families: ClassVar[tuple[Family, ...]] = ("language", "encoder", "tiny")
@@ -87,14 +89,14 @@ class Select(StepOptions):
 
     def _choose(self, run: Run) -> Kept:
         examples = [*run.fit, *run.synthetic()]
-        prompts = [example.prompt(run.interface) for example in examples]
         left = list(range(len(examples)))
         if self.duplicates is not None:
+            said = [example.conversation(run.interface) for example in examples]
             answers = [example.answer(run.interface) for example in examples]
-            left = without_near_duplicates(prompts, answers, self.duplicates)
+            left = without_near_duplicates(said, answers, self.duplicates)
         best = left
         if self.share < 1:
-            known = self._known(picked(prompts, left), run)
+            known = self._known(picked(examples, left), run)
             kinds = [answer_name(examples[number].expected) for number in left]
             best = picked(left, keep_share(kinds, self.share, known, np.random.default_rng(run.seed)))
         labelled = len(run.fit)
@@ -104,16 +106,16 @@ class Select(StepOptions):
             notes={"examples": len(examples), "duplicates": len(examples) - len(left), "kept": len(best)},
         )
 
-    def _known(self, prompts: Sequence[str], run: Run) -> Known:
+    def _known(self, examples: Sequence[Example], run: Run) -> Known:
         """What the way of choosing needs to know of each example."""
-        known = Known()
+        known, said = Known(), [example.conversation(run.interface) for example in examples]
         teacher = load_candidate(str(run.teacher(self.teacher))) if self.teacher else None
         if teacher and self.vectors == "teacher":
-            known.vectors = hidden_vectors(teacher, prompts, _shown(run))
+            known.vectors = hidden_vectors(teacher, said, _shown(run))
         elif self._covers:
-            known.vectors = ngram_vectors(prompts)
+            known.vectors = ngram_vectors(said)
         if self.teacher and teacher and self._doubts:
-            known.doubts = uncertainties(self.teacher, teacher, prompts, run)
+            known.doubts = uncertainties(self.teacher, teacher, [example.prompt(run.interface) for example in examples], run)
         return known
 
 

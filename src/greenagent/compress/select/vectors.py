@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from greenagent.compress.candidate import Candidate
-from greenagent.compress.examples import IGNORED, collate
 from greenagent.compress.language import LanguageModel
 from greenagent.compress.select.duplicates import pieces_of
 from greenagent.compress.synthesize.write import normalised
+from greenagent.compress.training.examples import IGNORED, collate
 from greenagent.core.errors import RecipeError
 
 __all__ = ["hidden_vectors", "ngram_vectors"]

@@ -12,7 +12,6 @@ from pydantic import Field, field_validator, model_validator
 from greenagent.compress.candidate import Candidate, Family, Shape, zipped_bytes
 from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
-from greenagent.compress.examples import NO_LIMIT, encode
 from greenagent.compress.prune.calibrate import language_batches
 from greenagent.compress.prune.encoder import encoder_batches
 from greenagent.compress.repeat import geometric
@@ -20,6 +19,7 @@ from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.serving import servable
 from greenagent.compress.sparsify.layerwise import Choice, fewest, sparsify_by_inputs, sparsify_by_size, two_of_four
 from greenagent.compress.sparsify.zeros import mark_sparse, share_of_zeros
+from greenagent.compress.training.examples import NO_LIMIT, encode
 
 __all__ = ["Sparsify"]
 

@@ -75,7 +75,7 @@ class Synthesize(StepOptions):
         teacher = served_teacher(self.teacher, run)
         found, written = self._requests(run)
         asked = [*asking(found, "unlabelled"), *asking(written)]
-        given = asyncio.run(answers(teacher, asked, run))
+        given = asyncio.run(answers(teacher, asked, run, run.speaks(self.teacher)))
         real = labelled(asked[: len(found)], given[: len(found)], run.interface.tools)
         usable = labelled(asked[len(found) :], given[len(found) :], run.interface.tools)
         kept = [*real, *self._capped(usable, len(written), run)]

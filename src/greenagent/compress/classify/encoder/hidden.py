@@ -17,7 +17,7 @@ from greenagent.compress.classify.learn import calibrate, lengths_of
 from greenagent.compress.distill.teacher import vocabulary_map
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions, require_teacher
-from greenagent.compress.train import Batch, TrainOptions, train
+from greenagent.compress.training.train import Batch, TrainOptions, train
 from greenagent.core.errors import ModelError
 
 __all__ = ["DistillHidden", "Matching", "taught_by"]

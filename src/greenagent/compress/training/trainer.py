@@ -16,11 +16,11 @@ import torch
 import transformers
 from accelerate.data_loader import prepare_data_loader
 
-from greenagent.compress.examples import IGNORED, LengthGroupedSampler
-from greenagent.compress.optimizer import MasterAdamW
 from greenagent.compress.run import Run
 from greenagent.compress.sparsify.zeros import held_in, hold
-from greenagent.compress.spread import Spread
+from greenagent.compress.training.examples import IGNORED, LengthGroupedSampler
+from greenagent.compress.training.optimizer import MasterAdamW
+from greenagent.compress.training.spread import Spread
 
 __all__ = ["Batch", "Objective", "Rewrite", "Rhythm", "Trainer", "items_in"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from greenagent.compress.compare import slice_changes
+from greenagent.compress.card.data_used import data_used
+from greenagent.compress.card.slice_tables import slice_tables
 from greenagent.core.records import ModelCard, Payback, Quality, ServingCost, StepFact
 from greenagent.core.units import format_bytes, format_si
 
 __all__ = ["payback_line", "render_readme"]
 
-_SLICES_SHOWN = 20
 _STORE_ZEROS = ("openvino", "encoder", "encoder_torch")
 """The engines that are known to treat a weight of zero like any other, as we set them up."""
 
@@ -19,9 +19,10 @@ def render_readme(card: ModelCard) -> str:
         f"---\nlibrary_name: greenagent\nbase_model: {card.base}\n---\n\n# {card.name}\n",
         _facts(card),
         "## Quality\n\n" + _quality_table(card.quality),
-        *_slice_tables(card),
+        *slice_tables(card),
+        *([_notes(card.notes)] if card.notes else []),
+        *data_used(card),
         "## How it was made\n\n" + _step_table(card.steps),
-        *(_selection(step) for step in card.steps if step.step == "select"),
         *(_sparsity(step) for step in card.steps if step.step == "sparsify"),
         *(_zipped(step) for step in card.steps if step.step == "quantize" and "zipped_bytes" in step.notes),
         f"Making it took {format_si(card.energy.energy_j, 'J')} ({card.energy.provenance or 'provenance unknown'}).\n",
@@ -48,34 +49,17 @@ def _quality_table(rows: list[Quality]) -> str:
     head += "|---|---|---|---|---|---|---|\n"
     return head + "".join(
         f"| {q.split} | {q.metric} | {q.accuracy:.4f} | {q.low:.4f} to {q.high:.4f} | {q.examples} | {q.engine or ''} "
-        f"| {format_si(q.energy_per_correct_j, 'J')} |\n"
+        f"| {format_si(q.energy_per_correct_j, 'J')}{f', {q.concurrency} in flight' if q.concurrency else ''} |\n"
         for q in rows
     )
 
 
-def _slice_tables(card: ModelCard) -> list[str]:
-    """One table for every split that the teacher was asked too: its slices beside this model's."""
-    teacher = {(q.split, q.examples): q for q in card.teacher_quality}
-    pairs = [(q, teacher[q.split, q.examples]) for q in card.quality if (q.split, q.examples) in teacher]
-    return [_slice_table(own, other, card.teacher or "teacher") for own, other in pairs if slice_changes(own, other)]
-
-
-def _slice_table(own: Quality, teacher: Quality, name: str) -> str:
-    rows = slice_changes(own, teacher)
-    more = (
-        f"\n{len(rows) - _SLICES_SHOWN} more slices, which lost less, are in `card.json`.\n" if len(rows) > _SLICES_SHOWN else ""
-    )
-    head = f"### Slices of {own.split}: this model against {name}\n\n"
-    head += "| slice | examples | teacher | this model | change |\n|---|---|---|---|---|\n"
-    return head + "".join(_slice_row(*row) for row in rows[:_SLICES_SHOWN]) + more
-
-
-def _slice_row(name: str, examples: int, before: float, after: float) -> str:
-    return f"| {name.replace('|', chr(92) + '|')} | {examples} | {before:.4f} | {after:.4f} | {after - before:+.4f} |\n"
+def _notes(notes: list[str]) -> str:
+    return "## Notes\n\n" + "".join(f"- {note}\n" for note in notes)
 
 
 def _step_table(steps: list[StepFact]) -> str:
-    head = "| step | parameters | bytes | exact answers (select) | time | energy | peak memory |\n|---|---|---|---|---|---|---|\n"
+    head = "| step | parameters | bytes | right answers (select) | time | energy | peak memory |\n|---|---|---|---|---|---|---|\n"
     table = head + "".join(
         f"| {s.step} | {s.parameters_after or 0:,} | {format_bytes(s.bytes_after or 0)} | {_accuracy(s.quality)} "
         f"| {s.duration_s or 0:.0f} s | {format_si(s.energy.energy_j, 'J')} "
@@ -91,11 +75,11 @@ def _gain_table(steps: list[StepFact]) -> str:
     rows = [_gain_row(step, before, after) for step, before, after in measured if before and after]
     if not rows:
         return ""
-    asked = next(s.serving_after.requests for s in steps if s.serving_after)
+    asked = min(s.serving_after.examples or s.serving_after.requests for s in steps if s.serving_after)
     return (
         "\n| step | served file | time per request | energy per request (total) | of it the engine's | engine |\n"
-        f"|---|---|---|---|---|---|\n{''.join(rows)}\nBefore and after each step: {asked} requests of select, one at a time, "
-        "with room for the expected answer; time is the median.\n"
+        f"|---|---|---|---|---|---|\n{''.join(rows)}\nBefore and after each step: {asked} requests of select (and again "
+        "while that is soon done), one at a time, with room for the expected answer; time is the median.\n"
     )
 
 
@@ -108,11 +92,6 @@ def _gain_row(step: str, before: ServingCost, after: ServingCost) -> str:
         (before.engine, after.engine),
     ]
     return f"| {step} | {' | '.join(old if old == new else f'{old} to {new}' for old, new in pairs)} |\n"
-
-
-def _selection(step: StepFact) -> str:
-    notes = step.notes
-    return f"Of {notes['examples']} training examples {notes['kept']} were kept; {notes['duplicates']} were near-duplicates.\n"
 
 
 def _sparsity(step: StepFact) -> str:
@@ -146,7 +125,10 @@ def _zipped(step: StepFact) -> str:
 
 
 def _accuracy(quality: Quality | None) -> str:
-    return f"{quality.accuracy:.4f}" if quality else ""
+    """With what answered: the weights as they were then, or the file that a step has written."""
+    if not quality:
+        return ""
+    return f"{quality.accuracy:.4f}" + (f" ({quality.engine})" if quality.engine else "")
 
 
 def payback_line(found: Payback) -> str:
@@ -155,16 +137,30 @@ def payback_line(found: Payback) -> str:
         return "when it has paid back is not known"
     if found.requests is None:
         return f"it never pays back: a request takes {format_si(-found.saved_per_request_j, 'J')} more than on {found.teacher}"
-    return f"paid back after {found.requests:,} requests instead of {found.teacher} ({found.provenance or 'provenance unknown'})"
+    in_flight = f", {found.concurrency} in flight at once" if found.concurrency and found.concurrency > 1 else ""
+    known = found.provenance or "provenance unknown"
+    return f"paid back after {found.requests:,} requests instead of {found.teacher} ({known}{in_flight})"
 
 
 def _payback(found: Payback) -> str:
     making = format_si(found.making.energy_j, "J")
+    whose = (
+        "the teacher's among them" if found.teacher_counted else "without making the teacher, which is not known and not counted"
+    )
+    alone = f"{_request(found.alone)}: {payback_line(found.alone)}.\n" if found.alone else ""
+    return f"## Energy payback\n\n{_request(found)}. All steps together, {whose}, took {making}: {payback_line(found)}.\n" + (
+        f"\n{alone}" if alone else ""
+    )
+
+
+def _request(found: Payback) -> str:
+    """What one request takes on both models, in a sentence without its full stop."""
     own, teacher = format_si(found.request_j, "J"), format_si(found.teacher_request_j, "J")
+    ways = {None: "", 1: ", asked one at a time"}
+    way = ways.get(found.concurrency, f", {found.concurrency} in flight at once")
     return (
-        f"## Energy payback\n\nA request takes {own} here ({found.engine}) and {teacher} on {found.teacher} "
-        f"({found.teacher_engine}), in total, on the same examples of {found.split} in the same run. All steps together, the "
-        f"teacher's among them, took {making}: {payback_line(found)}.\n"
+        f"A request takes {own} here ({found.engine}) and {teacher} on {found.teacher} ({found.teacher_engine}), in total, on "
+        f"the same examples of {found.split} in the same run{way}"
     )
 
 

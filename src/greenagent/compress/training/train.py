@@ -14,12 +14,12 @@ from pydantic import Field
 from torch.nn import functional
 
 from greenagent.compress.candidate import Shape
-from greenagent.compress.examples import IGNORED, LengthGroupedSampler
 from greenagent.compress.quantize.aware import trained_as
 from greenagent.compress.quantize.formats import Quant
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.synthesize.step import Synthesize
-from greenagent.compress.trainer import Batch, Objective, Rewrite, Rhythm, Trainer
+from greenagent.compress.training.examples import IGNORED, LengthGroupedSampler
+from greenagent.compress.training.trainer import Batch, Objective, Rewrite, Rhythm, Trainer
 from greenagent.core.errors import RecipeError
 from greenagent.tasks import Example
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from greenagent.compress.rows import IGNORED, Encoded, Rows
+from greenagent.compress.training.rows import IGNORED, Encoded, Rows
 from greenagent.core.calls import render_calls
 from greenagent.core.errors import ModelError, TaskError
 from greenagent.core.interface import Interface
