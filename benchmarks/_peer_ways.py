@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from _alone import Generate, card_of, engine_generate
+from _by_setting import Setting
 from transformers_baseline import generate_with
 
 from greenagent.compress.classify.encoder.export import converted
@@ -43,19 +43,6 @@ CONFIGS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer
 IR, ENCODER_IR = "openvino_model.xml", "model-nncf.xml"
 WEIGHTS = "model.pt"
 
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How a way is run: threads of its engine, requests that are answered together."""
-
-    threads: int
-    batch: int
-
-    def __str__(self) -> str:
-        return f"batch {self.batch}, {self.threads} thread{'s' * (self.threads > 1)}"
-
-
-SETTINGS = [Setting(*values) for values in product((1, 2), (1, 32))]
 
 Make = Callable[[Path, Path, str], None]
 """Source directory, target directory (there, and empty), task."""

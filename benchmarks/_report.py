@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from _common import say
 from rich.console import Console
@@ -47,7 +48,8 @@ def reported(ask: Callable[[], Any], measure: Callable[[Any], Results], show: Ca
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """0, or that of the error, which is said in one line."""
+    """0, or that of the error, which is said in one line. Told to end (SIGTERM), it ends the servers that it started first."""
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         work()
     except GreenagentError as error:
@@ -55,7 +57,13 @@ def exit_code(work: Callable[[], None]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -80,15 +88,21 @@ def print_results(data: Results) -> None:
         )
         for row in data["rows"]
     )
-    print_table(data, HEADINGS, rows, left=("Model", "Engine"))
+    print_table({**data, "table": table_of(HEADINGS, rows, left=("Model", "Engine"))})
 
 
-def print_table(data: Results, headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str]) -> None:
-    """``rows`` under the results' title, their targets where they have any, and their notes; columns in ``left`` are words."""
+def table_of(headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str]) -> Results:
+    """A results file's ``table``: cells as they are printed, and shown in README; columns in ``left`` are words."""
+    return {"headings": list(headings), "left": list(left), "rows": [list(row) for row in rows]}
+
+
+def print_table(data: Results) -> None:
+    """The results' ``table`` under their title, their targets where they have any, and their notes."""
+    found = data["table"]
     table = Table(title=data["title"])
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in left else "right")
-    for row in rows:
+    for heading in found["headings"]:
+        table.add_column(heading, justify="left" if heading in found["left"] else "right")
+    for row in found["rows"]:
         table.add_row(*row)
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)

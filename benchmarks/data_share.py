@@ -6,7 +6,7 @@ Where the recipe has a ``select`` step its share and way are varied; else one is
 its first ``save_as``, the teacher's. What comes before that step is made once for each seed. Quality is that of the finished
 student on ``select``, which no step trains on; joules are those of choosing and of all later steps. A share of 1 drops
 near-duplicates only; ``all`` has no ``select`` step. The same command continues after a stop. A table is printed and the figures
-are written as JSON.
+are written as JSON; ``--card DIR`` also puts the curve onto the card of a model that the recipe has made.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from pathlib import Path
 from typing import Any
 
 from _common import ROOT, Others, commit, machine_facts, power_model, require_idle, say, spread
-from _report import figure, print_table, reported, write_json
+from _report import figure, print_table, reported, table_of, write_json
 
-from greenagent.compress.card import sum_energy
-from greenagent.compress.pipeline import compress
+from greenagent.compress.card.energy import sum_energy
+from greenagent.compress.card.write import add_data_share
+from greenagent.compress.pipeline import compress, load_training_task
 from greenagent.compress.recipe import Recipe, load_recipe
+from greenagent.compress.recorded import Ended
 from greenagent.compress.select.step import Select
-from greenagent.compress.train import TrainOptions
+from greenagent.compress.training.train import TrainOptions
 from greenagent.compress.work import work_directory
 from greenagent.core.atomic import new_directory
 from greenagent.core.clock import SystemClock
 from greenagent.core.errors import InputError
-from greenagent.core.records import ModelCard, StepFact
+from greenagent.core.records import DataShare, Energy, ModelCard, StepFact
 from greenagent.core.units import format_si
-from greenagent.tasks import load_task
+from greenagent.engines.models import load_card
+from greenagent.tasks import Task
 
 ALL, UNLIKE = "all", "no near-duplicates"
 WAYS = ("random", "uncertainty", "coverage", "both")
@@ -153,8 +156,8 @@ class Bench:
         if shared.is_dir() and not work.exists():
             _copy(shared, work)
 
-        def keep_shared(name: str, _: StepFact) -> None:
-            if name.startswith(f"{recipe.name}/{self._plan.place:02d}-") and not shared.exists():
+        def keep_shared(ended: Ended, _: StepFact) -> None:
+            if ended.name.startswith(f"{recipe.name}/{self._plan.place:02d}-") and not shared.exists():
                 _copy(work, shared)
 
         card = compress(
@@ -182,13 +185,33 @@ def figures(card: ModelCard, place: int) -> Row:
     quality = card.steps[-1].quality
     assert quality is not None  # every step is checked on select
     selecting = [step.energy for step in later if step.step == "select"]
+    total = sum_energy([step.energy for step in later])
     return {
         "examples": next((step.notes["examples"] for step in later if "train_tokens" in step.notes), None),
         **{key: getattr(quality, key) for key in ("accuracy", "low", "high")},
         "asked": quality.examples,
         "select_j": sum_energy(selecting).energy_j if selecting else 0.0,
-        "total_j": sum_energy([step.energy for step in later]).energy_j,
+        "total_j": total.energy_j,
+        "total": total.model_dump(mode="json"),
     }
+
+
+def points(rows: Sequence[Row]) -> list[DataShare]:
+    """The curve as cards have it: of each choice the run of the median accuracy (of an even number the lower one)."""
+    groups: dict[tuple[float, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["share"], row["by"]), []).append(row)
+    return [_point(sorted(group, key=lambda row: (row["accuracy"], row["seed"]))) for group in groups.values()]
+
+
+def _point(rows: Sequence[Row]) -> DataShare:
+    """From the runs of one choice, the least accurate first."""
+    row = rows[(len(rows) - 1) // 2]
+    energy = Energy.model_validate(
+        row.get("total") or {"energy_j": row["total_j"]}
+    )  # a run of an earlier release has joules only
+    figures = {key: row[key] for key in ("share", "by", "examples", "asked", "accuracy", "low", "high")}
+    return DataShare(**figures, seeds=len(rows), energy=energy)
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
@@ -218,10 +241,10 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, directory, dirs_exist_ok=True)
 
 
-def print_curve(data: dict[str, Any]) -> None:
-    """The curve as a table on stdout."""
+def table(curve: Sequence[Row]) -> dict[str, Any]:
+    """The curve as cells."""
     headings = ("Share", "Chosen by", "Examples", "Accuracy on select", "Of all's", "Joules", "Saved")
-    print_table(data, headings, map(_cells, data["curve"]), left=("Chosen by",))
+    return table_of(headings, map(_cells, curve), left=("Chosen by",))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -243,17 +266,33 @@ def _shown(found: dict[str, Any]) -> str:
     return middle if least == most else f"{middle} ({least}-{most})"
 
 
+def check_card(directory: Path, recipe: Recipe, task: Task) -> None:
+    """Raises `InputError` when the model in ``directory`` is not one that ``recipe`` made of ``task``."""
+    card = load_card(directory)
+    if card is None:
+        raise InputError(f"--card {directory} has no card.json: give a model directory that compress wrote")
+    if card.task_sha256 != task.sha256:
+        raise InputError(f"--card {directory}: its model was made of other examples than {recipe.task}")
+    if card.recipe.get("name") != recipe.name:
+        raise InputError(f"--card {directory}: its model was made by the recipe {card.recipe.get('name')!r}, not {recipe.name!r}")
+
+
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The results file's content."""
     recipe = load_recipe(given.recipe)
     changes = {key: value for key, value in (("task", given.task), ("model", given.model)) if value is not None}
     plan = plan_for(recipe.model_copy(update=changes))
-    task = load_task(plan.recipe.task)
-    points = choices(plan, given.shares, given.by)
+    task = load_training_task(plan.recipe)
+    if given.card:
+        check_card(given.card, plan.recipe, task)
+    tried = choices(plan, given.shares, given.by)
     idle = require_idle(given.anyway)
     bench = Bench(plan, given.work, task.sha256)
-    rows = [bench.row(point, seed) for seed in given.seeds for point in points]
+    rows = [bench.row(point, seed) for seed in given.seeds for point in tried]
+    if given.card:
+        add_data_share(given.card, points(rows))
     asked, busiest = rows[0]["asked"], max(row["others_cores"] for row in rows)
+    curve = summarise(rows)
     return {
         "title": f"{plan.recipe.name} on {task.name}: quality on `select` against the share of data, n={asked:,}",
         **commit(),
@@ -261,10 +300,11 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "machine": machine_facts(),
         "power": power_model(),
         "idle_check": idle,
-        "task": {"name": task.name, "sha256": task.sha256, "train": len(task.splits["train"])},
+        "task": {"name": task.name, "sha256": task.sha256, "train": sum(len(task.splits[split]) for split in recipe.train_on)},
         "recipe": plan.recipe.model_dump(exclude={"task", "model"}),
         "seeds": given.seeds,
-        "curve": summarise(rows),
+        "curve": curve,
+        "table": table(curve),
         "notes": [
             f"Medians of {len(given.seeds)} seeds (each with its own cut of train; the least and the most in brackets); joules "
             "of choosing and of all later steps.",
@@ -285,13 +325,14 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("out") / "data-share", help="where unfinished work is kept")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "data_share.json")
+    parser.add_argument("--card", type=Path, metavar="DIR", help="a model of this recipe and task whose card gets the curve")
     parser.add_argument("--anyway", action="store_true", help="measure although the machine is not idle; the results say so")
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit code; one line of error."""
-    return reported(lambda: arguments(words), measure, print_curve)
+    return reported(lambda: arguments(words), measure, print_table)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,13 @@ from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
 
 
-def run_engine(model: Path, task: str, split: str, batch: int, repeat: int) -> dict[str, Any]:
-    """Measures one batch size in a process of its own. Errors: those of `run_script`."""
+def run_engine(
+    model: Path, task: str, split: str, batch: int, repeat: int = 1, *, threads: int = 1, examples: int | None = None
+) -> dict[str, Any]:
+    """Measures one setting in a process of its own. Errors: those of `run_script`."""
     words = [str(model), "--task", task, "--split", split, "--batch", str(batch), "--repeat", str(repeat)]
-    return run_for_figures("engine_alone.py", words, 1)
+    words += ["--threads", str(threads)] + ([] if examples is None else ["--examples", str(examples)])
+    return run_for_figures("engine_alone.py", words, threads)
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:

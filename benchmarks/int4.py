@@ -25,7 +25,7 @@ from typing import Any
 from _alone import card_of, weights_of
 from _common import ROOT, commit, machine_facts, say, split_of, spread, target
 from _paired import Verdicts, points_lost, verdicts
-from _report import print_table, reported, write_json
+from _report import print_table, reported, table_of, write_json
 
 from greenagent.compress.pipeline import compress
 from greenagent.compress.recipe import Recipe
@@ -168,6 +168,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "student": {"name": card.name, "parameters": card.parameters, "recipe_sha256": card.recipe_sha256},
         "setting": {key: getattr(given, key) for key in ("epochs", "learning_rate", "examples", "seeds", "split", "limit")},
         "rows": rows,
+        "table": table(rows),
         "targets": targets(rows),
         "notes": notes(given, len(bench.examples)),
     }
@@ -212,10 +213,10 @@ def notes(given: argparse.Namespace, examples: int) -> list[str]:
     ]
 
 
-def print_rows(data: dict[str, Any]) -> None:
-    """The rows and targets on stdout, then the notes."""
+def table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The rows as cells."""
     headings = ("Weights", "Size", "Accuracy", "Points lost, bf16 before", "Points lost, bf16 trained as long")
-    print_table(data, headings, map(_cells, data["rows"]), left=headings[:1])
+    return table_of(headings, map(_cells, rows), left=headings[:1])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -252,7 +253,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit code; one line of error."""
-    return reported(lambda: arguments(words), measure, print_rows)
+    return reported(lambda: arguments(words), measure, print_table)
 
 
 if __name__ == "__main__":

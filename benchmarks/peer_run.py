@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from _alone import card_of, measure_alone, run_for_figures, run_script
+from _by_setting import Setting
 from _common import split_of
-from _peer_ways import WAYS, Setting, family_of, make, needed_bytes
+from _peer_ways import WAYS, family_of, make, needed_bytes
 from _report import exit_code
 
 from greenagent.core.errors import InputError
@@ -47,7 +47,7 @@ def measure(name: str, directory: Path, task: str, split: str, limit: int | None
     examples = sample(split_of(load_task(task), split), limit)
     generate = WAYS[family_of(directory)][name].open(directory, setting)
     figures = measure_alone(generate, interface, examples, setting.batch, f"{name}, {setting}")
-    return {**asdict(setting), **figures, "needed_bytes": needed_bytes(directory)}
+    return {**figures, "needed_bytes": needed_bytes(directory)}
 
 
 def _arguments() -> argparse.Namespace:

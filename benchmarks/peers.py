@@ -15,42 +15,31 @@ ends before the next begins, for every way, prompts of like length together. PyT
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from _alone import card_of
-from _common import (
-    ROOT,
-    Others,
-    commit,
-    machine_facts,
-    power_model,
-    ratio,
-    require_idle,
-    say,
-    split_of,
-    spread,
-    target,
-)
-from _peer_ways import GROUP, OURS, SETTINGS, WAYS, Setting, family_of
+from _by_setting import cheapest, in_rounds, notes, row_of, table, targets
+from _common import ROOT, commit, machine_facts, power_model, require_idle, say, split_of
+from _peer_ways import GROUP, OURS, WAYS, family_of
 from _report import print_table, reported
 from peer_run import ask_way, make_way
 
 from greenagent.core.clock import SystemClock
 from greenagent.core.errors import InputError
-from greenagent.core.units import format_bytes, format_si
 from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
 
 LIBRARIES = ("nncf", "torchao", "openvino-tokenizers")
 """Beside those that every benchmark names."""
-
-Figures = dict[str, Any]
+LIBRARIES_NOTE = (
+    "Size: all files that the way needs, tokenizer and configuration too. Each library quantizes what it does by itself: "
+    f"NNCF all matrices (int4: {GROUP} weights share a scale, embedding and output layer in int8), torch and torchao linear "
+    "layers alone, with the rest in fp32 (torch) or bf16 (torchao). PyTorch runs without torch.compile."
+)
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -66,13 +55,15 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         make_way(way, given.model.absolute(), folder, given.data)
     idle = require_idle(given.anyway)
     started = SystemClock().now()
-    rounds = [_round(number, given, folders) for number in range(1, given.rounds + 1)]
-    best = {way: cheapest(rounds, way) for way in ways}
-    whole = {}
+    rounds = in_rounds(
+        ways, given.rounds, lambda way, setting: ask_way(way, folders[way], given.data, given.split, given.examples, setting)
+    )
+    rows = []
     for way, folder in folders.items():
         say(f"all of {given.split}: {way}")
-        whole[way] = ask_way(way, folder, given.data, given.split, len(examples), best[way])
-    rows = [row_of(way, whole[way], rounds, best[way]) for way in ways]
+        best = cheapest(rounds, way)
+        whole = ask_way(way, folder, given.data, given.split, len(examples), best)
+        rows.append(row_of(way, whole, whole["needed_bytes"], rounds, best))
     return {
         "title": f"{card.name} ({card.parameters / 1e6:.1f} M parameters) by way to run it, `{given.split}`, n={len(examples):,}",
         **commit(),
@@ -85,8 +76,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "task": {"name": task.name, "sha256": task.sha256, "examples": len(examples)},
         "model": {"name": card.name, "family": family, "parameters": card.parameters, "recipe_sha256": card.recipe_sha256},
         "rows": rows,
-        "targets": targets(rows),
-        "notes": notes(given, rounds, idle),
+        "table": table(rows, "Way"),
+        "targets": targets(*sides(rows)),
+        "notes": [*notes(rounds, idle), LIBRARIES_NOTE],
         "rounds": rounds,
     }
 
@@ -102,74 +94,9 @@ def chosen(asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
     return [way for way in known if asked is None or way in asked]
 
 
-def _round(number: int, given: argparse.Namespace, folders: dict[str, Path]) -> dict[str, list[Figures]]:
-    """Figures of each way at each of its settings."""
-    found: dict[str, list[Figures]] = {}
-    for way in list(folders) if number % 2 else list(reversed(folders)):
-        found[way] = []
-        for setting in SETTINGS:
-            say(f"round {number}/{given.rounds}: {way}, {setting}")
-            others = Others()
-            figures = ask_way(way, folders[way], given.data, given.split, given.examples, setting)
-            found[way].append({**figures, "others_cores": others.cores()})
-    return found
-
-
-def cheapest(rounds: Sequence[dict[str, list[Figures]]], way: str) -> Setting:
-    """Threads and batch with the least joules an answer, by the median over the rounds."""
-    by_setting = list(zip(*(found[way] for found in rounds), strict=True))
-    best = min(by_setting, key=lambda figures: statistics.median(f["energy_j"] / f["examples"] for f in figures))
-    return Setting(best[0]["threads"], best[0]["batch"])
-
-
-def row_of(way: str, whole: Figures, rounds: Sequence[dict[str, list[Figures]]], best: Setting) -> dict[str, Any]:
-    """Accuracy on the whole split; joules at the cheapest setting; latency at batch 1 with the threads that are quickest."""
-    at_best = [f for found in rounds for f in found[way] if Setting(f["threads"], f["batch"]) == best]
-    alone = [[f for f in found[way] if f["batch"] == 1] for found in rounds]
-    quickest = min(zip(*alone, strict=True), key=lambda figures: statistics.median(f["batch_p50_s"] for f in figures))
-    accuracy = whole["accuracy"]
-    joules = [f["energy_j"] / f["examples"] / accuracy if accuracy else None for f in at_best]
-    return {
-        "name": way,
-        **{key: whole[key] for key in ("accuracy", "low", "high", "correct", "examples", "needed_bytes")},
-        **asdict(best),
-        "j_per_correct_engine": None if None in joules else spread([j for j in joules if j is not None]),
-        "latency_p50_s": spread([f["batch_p50_s"] for f in quickest]),
-        "latency_threads": quickest[0]["threads"],
-    }
-
-
-def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Our best way against the best of the others, one figure at a time; nothing where one side was left out."""
-    ours = [row for row in rows if row["name"].startswith(OURS) and row["j_per_correct_engine"]]
-    others = [row for row in rows if not row["name"].startswith(OURS) and row["j_per_correct_engine"]]
-    if not ours or not others:
-        return []
-    found = []
-    for text, key in (("J per correct answer", "j_per_correct_engine"), ("p50 latency at batch 1", "latency_p50_s")):
-        best, peer = (min(side, key=lambda row: row[key]["median"]) for side in (ours, others))
-        figure = ratio(peer[key]["rounds"], best[key]["rounds"])
-        found.append(target(f"{text}: {peer['name']} over {best['name']}", 1, figure, "x"))
-    best, peer = (min(side, key=lambda row: row["needed_bytes"]) for side in (ours, others))
-    size = peer["needed_bytes"] / best["needed_bytes"]
-    return [*found, target(f"bytes: {peer['name']} over {best['name']}", 1, size, "x")]
-
-
-def notes(given: argparse.Namespace, rounds: Sequence[dict[str, list[Figures]]], idle: dict[str, Any]) -> list[str]:
-    """How the figures came about."""
-    every = [f for found in rounds for figures in found.values() for f in figures]
-    provenance, busiest = every[0]["provenance"], max(f["others_cores"] for f in every)
-    found = [
-        f"Medians of {len(rounds)} rounds in one run, each way in a process of its own, at the cheapest of 4 settings (threads 1 "
-        f"and 2, batch 1 and 32) on {every[0]['examples']} examples; accuracy on the whole split at that setting. Latency: batch "
-        "1, with the threads that are quickest there.",
-        f"Joules are {provenance['kind']} ({provenance['source']}): the engine's process alone, with the idle platform's floor.",
-        "Size: all files that the way needs, tokenizer and configuration too. Each library quantizes what it does by itself: "
-        f"NNCF all matrices (int4: {GROUP} weights share a scale, embedding and output layer in int8), torch and torchao linear "
-        "layers alone, with the rest in fp32 (torch) or bf16 (torchao). PyTorch runs without torch.compile.",
-        f"Other processes used at most {busiest:.0%} of a core meanwhile.",
-    ]
-    return found if idle["idle"] else [*found, "The machine was NOT idle: these figures are not for comparison."]
+def sides(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Our ways, and the others'."""
+    return [row for row in rows if row["name"].startswith(OURS)], [row for row in rows if not row["name"].startswith(OURS)]
 
 
 def _version(name: str) -> str | None:
@@ -177,24 +104,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def print_rows(data: dict[str, Any]) -> None:
-    """The rows and targets on stdout, then the notes."""
-    headings = ("Way", "Size", "Accuracy", "p50 alone", "J/correct, engine", "Cheapest at")
-    print_table(data, headings, map(_cells, data["rows"]), left=("Way", "Cheapest at"))
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    joules = row["j_per_correct_engine"]
-    return [
-        row["name"],
-        format_bytes(row["needed_bytes"]),
-        f"{row['accuracy']:.2%} ({row['low']:.1%}-{row['high']:.1%})",
-        format_si(row["latency_p50_s"]["median"], "s"),
-        format_si(joules["median"] if joules else None, "J"),
-        str(Setting(row["threads"], row["batch"])),
-    ]
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -220,7 +129,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit code; one line of error."""
-    return reported(lambda: arguments(words), measure, print_rows)
+    return reported(lambda: arguments(words), measure, print_table)
 
 
 if __name__ == "__main__":

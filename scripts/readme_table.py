@@ -1,8 +1,8 @@
 """Writes the figures in README.md from benchmarks/results/*.json; ``--check`` fails when they differ.
 
-A results file is read when it has ``rows``, each with a ``name`` and any of the keys in `COLUMNS`. A figure that a row lacks is
-printed as unknown. Its ``targets``, where it has them, follow with what was reached. Files without rows are left alone; without
-any file the section says so.
+A results file, or each of its ``parts``, is read when it has a ``table`` of cells, or ``rows``, each with a ``name`` and any of
+the keys in `COLUMNS`: what a row lacks is printed as unknown. Its ``targets``, where it has them, follow with what was reached.
+Files without either are left alone; without any file the section says so.
 """
 
 from __future__ import annotations
@@ -75,25 +75,39 @@ def targets(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def table(path: Path) -> str | None:
-    """The file's table with its title, targets and notes; ``None`` when it has no rows."""
+def of_figures(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows of figures in the columns that most benchmarks have, as the lines of a Markdown table."""
+    return ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1), *map(line, rows)]
+
+
+def of_cells(found: dict[str, Any]) -> list[str]:
+    """A benchmark's own table, likewise."""
+    rule = ["---" if heading in found["left"] else "---:" for heading in found["headings"]]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in found["rows"]]
+    return ["| " + " | ".join(row) + " |" for row in (found["headings"], rule, *rows)]
+
+
+def tables(path: Path) -> list[str]:
+    """The file's tables, each with its title, targets and notes; none when it has no rows."""
     data = json.loads(path.read_text(encoding="utf-8"))
-    rows = data.get("rows") if isinstance(data, dict) else None
-    if not rows:
-        return None
-    head = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
-    parts = [f"**{data.get('title', path.stem)}**", "\n".join([*head, *map(line, rows)])]
-    if data.get("targets"):
-        parts.append("\n".join(targets(data["targets"])))
+    if not isinstance(data, dict):
+        return []
     source = f"From `benchmarks/results/{path.name}`" + (f", commit `{data['commit']}`" if data.get("commit") else "") + "."
-    parts.append(" ".join([*map(str, data.get("notes", [])), source]))
-    return "\n\n".join(parts)
+    return [told(part, path.stem, source) for part in data.get("parts", [data]) if part.get("table") or part.get("rows")]
+
+
+def told(part: dict[str, Any], name: str, source: str) -> str:
+    """One table with what belongs to it."""
+    lines = of_cells(part["table"]) if part.get("table") else of_figures(part["rows"])
+    found = [f"**{part.get('title', name)}**", "\n".join(lines)]
+    if part.get("targets"):
+        found.append("\n".join(targets(part["targets"])))
+    return "\n\n".join([*found, " ".join([*map(str, part.get("notes", [])), source])])
 
 
 def section() -> str:
     """What belongs between the markers."""
-    tables = [t for t in map(table, sorted(RESULTS.glob("*.json"))) if t]
-    return "\n\n".join(tables) or NONE_YET
+    return "\n\n".join(told for path in sorted(RESULTS.glob("*.json")) for told in tables(path)) or NONE_YET
 
 
 def page(readme: str) -> str:

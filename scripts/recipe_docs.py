@@ -54,16 +54,23 @@ steps:
   - quantize: {format: {choose: blocks}}
 ```
 
-`greenagent compress RECIPE -o DIR --target 'quality>=0.97*teacher' --minimise energy_per_request_j` finds the values. A target is
-`quality>=`, or one of `slice_loss<=`, `energy_per_request_j<=`, `engine_energy_per_request_j<=`, `request_s<=`, `served_bytes<=`,
-`parameters<=`, then a number, or a number `*teacher`; several hold together, and `most_slice_loss` is one of them. All figures
-are those of the `select` split, as the engine serves it; joules are of 20 requests, one at a time, so keep the machine quiet, or
-minimise the engine's own joules.
+`greenagent compress RECIPE -o DIR --target 'quality>=0.97*teacher' --minimise energy_per_request_j` finds the values. A target
+is `quality>=`, or one of `slice_loss<=`, `energy_per_request_j<=`, `engine_energy_per_request_j<=`, `request_s<=`,
+`served_bytes<=`, `parameters<=`, then a number, or a number `*teacher`; several hold together, and `most_slice_loss` is one of
+them. All figures are those of the `select` split, as the engine serves it, one request at a time. Where joules or seconds
+count, the teacher and all fully trained choices are measured again in the end, in turns and in several rounds: the figure is
+the median, and choices whose rounds overlap with the cheapest one's count as equally cheap, of which the best is taken. Keep
+the machine quiet all the same, or minimise the engine's own joules.
 
 The steps before the first choice are done once. Every trial then gets a ninth of the epochs that follow, the better half a third,
 and the better half of those all of them; only these can be taken. `DIR/search` has what was tried: `front.html`, `front.json`,
 `front.svg` and every point's card, whose `recipe` makes that point again. Until a model is written all candidates stay on the
 disk, and `--resume` takes them over for other targets, more trials or a changed recipe.
+
+The choice is made on `select`, so that its quality there is a little too good. What the taken model does on `val` and `test`,
+with n and an interval, is told beside it, and whether that misses a target which `select` met. A choice that cannot be carried
+out (values that do not go together, no memory, an engine that cannot load it) is listed with its reason and not tried again: to
+have it tried again, remove its `.failed` file from `points` in the work directory.
 """
 REPEAT = """\
 ## Rounds
