@@ -1,11 +1,12 @@
 """The tutorials' way to a small classifier beside ours, on the same examples: size, latency, joules, accuracy.
 
-    python benchmarks/bert_classifier.py --data PATH/TO/clinc150 --tutorial out/bert-classifier --best out/clinc150-tiny
+    python benchmarks/bert_classifier.py --data PATH/TO/clinc150 --tutorial out/bert-classifier
 
-``--tutorial`` is what `recipes/bert-classifier.yaml` makes (teacher, and a student in torch's dynamic int8), ``--best`` what
-`recipes/clinc150-tiny.yaml` makes (encoder, and students down to 50 kB). In one run, on an idle machine: each model on its engine
-at each setting of threads and batch, in a process of its own, round after round (the other way round in every second), on
-``--examples`` examples; then all of the split once, at the setting of the least joules.
+``--tutorial`` is what `recipes/bert-classifier.yaml` makes (teacher, and a student in torch's dynamic int8), ``--ours`` any of
+the models that `recipes/clinc150-tiny.yaml` makes (encoder, students down to 50 kB; without it the two in ``models/``). In one
+run, on an idle machine: each model on its engine at each setting of threads and batch, in a process of its own, round after
+round (the other way round in every second), on ``--examples`` examples; then all of the split once, at the setting of the least
+joules.
 
 All joules are the engine's: its process from the first prompt to the last answer, without a gateway, loading left out.
 """
@@ -31,6 +32,7 @@ from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
 
 TUTORIAL, OURS = "tutorial", "greenagent"
+COMMITTED = [ROOT / "models" / name for name in ("clinc150-tiny", "clinc150-micro")]
 MICROSECONDS = ".tiny"
 """Of the file of a student that answers in microseconds: it is asked everything often, so that there is something to measure."""
 OFTEN = 40
@@ -52,10 +54,7 @@ def compared(given: argparse.Namespace) -> dict[str, Compared]:
     directories = {
         f"{TUTORIAL}: teacher": given.tutorial / "teacher",
         f"{TUTORIAL}: student": given.tutorial,
-        f"{OURS}: encoder": given.best / "assistant",
-        f"{OURS}: small": given.best / "small",
-        f"{OURS}: tiny": given.best,
-        f"{OURS}: micro": given.best / "micro",
+        **{f"{OURS}: {card_of(directory).name}": directory for directory in given.ours},
     }
     files = {name: card_of(directory).served_file or "" for name, directory in directories.items()}
     return {
@@ -105,7 +104,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The tutorials' classifier beside ours; a table and JSON.")
     parser.add_argument("--data", required=True, help="the task's directory or name")
     parser.add_argument("--tutorial", type=Path, default=Path("out/bert-classifier"), help="of recipes/bert-classifier.yaml")
-    parser.add_argument("--best", type=Path, default=Path("out/clinc150-tiny"), help="of recipes/clinc150-tiny.yaml")
+    parser.add_argument(
+        "--ours", type=Path, nargs="+", default=COMMITTED, metavar="DIR", help="models of recipes/clinc150-tiny.yaml"
+    )
     parser.add_argument("--split", default="val")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=320, help="on which joules and latency are measured")

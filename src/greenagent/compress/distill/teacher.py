@@ -12,6 +12,7 @@ import torch
 
 from greenagent.compress.language import load_language_model
 from greenagent.compress.training.examples import IGNORED
+from greenagent.compress.training.precision import quickest
 from greenagent.core.errors import ModelError
 
 __all__ = ["Teachers", "vocabulary_map"]
@@ -63,7 +64,7 @@ class Teachers:
         candidates = [load_language_model(str(path)) for path in paths]
         device = "cuda" if torch.cuda.is_available() else "cpu"
         maps = [vocabulary_map(student, c.tokenizer, sample).to(device) for c in candidates]
-        return cls([(c.model.to(device).eval(), mapped) for c, mapped in zip(candidates, maps, strict=True)])
+        return cls([(quickest(c.model).to(device).eval(), mapped) for c, mapped in zip(candidates, maps, strict=True)])
 
     @torch.no_grad()
     def say(self, batch: dict[str, torch.Tensor], tau: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +20,8 @@ from greenagent.compress.quantize.formats import Quant
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.synthesize.step import Synthesize
 from greenagent.compress.training.examples import IGNORED, LengthGroupedSampler
+from greenagent.compress.training.precision import in_quickest
+from greenagent.compress.training.spread import Spread
 from greenagent.compress.training.trainer import Batch, Objective, Rewrite, Rhythm, Trainer
 from greenagent.core.errors import RecipeError
 from greenagent.tasks import Example
@@ -127,7 +130,7 @@ def train(
     if last:
         run.say(f"{title}: continuing from step {last.name.rpartition('-')[2]}")
     model.train()
-    with run.spread.in_step(), trained_as(model, options.quantize_aware):
+    with run.spread.in_step(), _computed(model, options, run.spread):
         trainer = Trainer(
             model,
             rows,
@@ -143,6 +146,11 @@ def train(
         trainer.finish()
     notes = {"examples": len(rows), "train_tokens": round(sum(lengths) * options.epochs)}
     return {**notes, "final_loss": _last_loss(trainer.state.log_history)}
+
+
+def _computed(model: Any, options: TrainOptions, spread: Spread) -> AbstractContextManager[None]:
+    """Through the rounding, weights stay in the type that they are exported from, so that what is trained is what is served."""
+    return trained_as(model, options.quantize_aware) if options.quantize_aware else in_quickest(model, spread)
 
 
 def _last_whole(checkpoints: Path) -> Path | None:
