@@ -67,12 +67,15 @@ def load_language_model(name: str) -> LanguageModel:
     import transformers
     from safetensors import SafetensorError
 
+    from greenagent.compress.quiet import no_bars, quiet
+
     transformers.utils.logging.disable_progress_bar()  # ours is the one progress line
     source, options = _source(name)
     try:
         _require_supported(transformers.AutoConfig.from_pretrained(source, **options), name)
         tokenizer = load_tokenizer(name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **options)
+        with quiet(), no_bars():
+            model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise _not_loaded(name, error) from error
     if options:

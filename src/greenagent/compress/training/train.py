@@ -17,6 +17,7 @@ from torch.nn import functional
 from greenagent.compress.candidate import Shape
 from greenagent.compress.quantize.aware import trained_as
 from greenagent.compress.quantize.formats import Quant
+from greenagent.compress.quiet import quiet
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.synthesize.step import Synthesize
 from greenagent.compress.training.examples import IGNORED, LengthGroupedSampler
@@ -142,7 +143,8 @@ def train(
             args=_arguments(options, run.seed, checkpoints),
             callbacks=[Rhythm(run, title)],
         )
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        with quiet():  # a checkpoint lacks the output layer that is the embedding
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
         trainer.finish()
     notes = {"examples": len(rows), "train_tokens": round(sum(lengths) * options.epochs)}
     return {**notes, "final_loss": _last_loss(trainer.state.log_history)}

@@ -12,7 +12,7 @@ import transformers
 from greenagent.compress.candidate import Shape
 from greenagent.compress.classify.candidate import Classifier, require_choice
 from greenagent.compress.classify.encoder.export import export_ir
-from greenagent.compress.classify.encoder.quiet import quiet
+from greenagent.compress.quiet import quiet
 from greenagent.compress.training.precision import bf16_is_quicker
 from greenagent.core.errors import ModelError
 from greenagent.core.interface import Interface

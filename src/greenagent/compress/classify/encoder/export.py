@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from greenagent.compress.classify.encoder.quiet import quiet
 from greenagent.compress.export.telemetry import without_telemetry
+from greenagent.compress.quiet import quiet
 from greenagent.core.errors import MissingExtraError
 
 __all__ = ["Precision", "converted", "export_ir"]

@@ -1,14 +1,15 @@
-"""Silence of libraries about what is meant: a new head, lengths that a trace has not seen."""
+"""Silence of libraries about what is meant: a new head, lengths that a trace has not seen, weights that are tied."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import transformers
 
-__all__ = ["quiet"]
+__all__ = ["no_bars", "quiet"]
 
 
 @contextmanager
@@ -24,3 +25,10 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(before)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Nothing on stderr: the bar over a GGUF's tensors knows no other way."""
+    with redirect_stderr(io.StringIO()):
+        yield
