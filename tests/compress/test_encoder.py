@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -127,6 +128,20 @@ def test_the_engine_computes_what_torch_does(made: tuple[Path, ModelCard], task_
         assert np.abs(together - ours).max() < most
         alone = np.exp(np.concatenate([network.log_probs([one]) for one in tokens]))
         assert np.abs(alone - together).max() < 1e-4
+
+
+@pytest.mark.parametrize("quicker", ["f32", "bf16"])
+def test_the_engine_takes_the_quicker_precision(
+    made: tuple[Path, ModelCard], monkeypatch: pytest.MonkeyPatch, quicker: str
+) -> None:
+    from greenagent.engines.encoder import openvino as engine
+
+    seconds = {"f32": 1.0, "bf16": 1.0, quicker: 0.5}
+    known = {"<Type: 'float32'>": "f32", "<Type: 'bfloat16'>": "bf16"}
+    monkeypatch.setattr(engine, "_seconds", lambda c: seconds[known[str(c.get_property("INFERENCE_PRECISION_HINT"))]])
+    network = engine.openvino_network(resolve_model(made[0]), EngineSettings())
+    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert network.precision == (quicker if has_bf16 else "auto")
 
 
 async def test_the_worker_serves_it_and_refuses_what_is_too_long(made: tuple[Path, ModelCard]) -> None:

@@ -21,9 +21,10 @@ Scores = Callable[[np.ndarray, np.ndarray], Any]
 
 
 class EncoderNetwork:
-    """Implements `greenagent.engines.classifier.Network` on ``scores``; tokens are those of ``tokenizer.json``."""
+    """Implements `greenagent.engines.classifier.Network` on ``scores``, which compute in ``precision``; tokens are those of
+    ``tokenizer.json``."""
 
-    def __init__(self, ref: ModelRef, scores: Scores) -> None:
+    def __init__(self, ref: ModelRef, scores: Scores, precision: str) -> None:
         if ref.tokenizer_file is None:
             raise ModelError(f"{ref.name} has no tokenizer.json")
         config: dict[str, Any] = ref.config()
@@ -32,6 +33,7 @@ class EncoderNetwork:
         self._temperature = float(config.get(TEMPERATURE, 1.0))
         self._codec = codec_from_file(ref.tokenizer_file)
         self._scores = scores
+        self.precision = precision
 
     def encode(self, text: str) -> list[int]:
         """Token ids, with those that the tokenizer puts around a text."""

@@ -65,7 +65,7 @@ def torch_network(ref: ModelRef, settings: EngineSettings) -> EncoderNetwork:
         with torch.inference_mode():
             return model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits.numpy()
 
-    return EncoderNetwork(ref, scores)
+    return EncoderNetwork(ref, scores, "int8" if ref.encoder.suffix == ".pt" else "float32")
 
 
 def open_encoder_torch(model: str, settings: EngineSettings) -> ClassifierEngine:
@@ -76,8 +76,7 @@ def open_encoder_torch(model: str, settings: EngineSettings) -> ClassifierEngine
     import torch
 
     torch.set_num_threads(settings.threads)
-    precision = "int8" if ref.encoder and ref.encoder.suffix == ".pt" else "float32"
-    facts = {"engine": "encoder_torch", "version": torch.__version__, "threads": settings.threads, "precision": precision}
+    facts = {"engine": "encoder_torch", "version": torch.__version__, "threads": settings.threads, "precision": network.precision}
     return ClassifierEngine(ref, network, settings, facts)
 
 
