@@ -175,8 +175,8 @@ def test_work_for_a_request_that_is_gone_is_overhead_of_the_others() -> None:
 
 def test_fitted_joules_per_token() -> None:
     a = Attributor()
-    assert a.j_per_prefill_token is None
-    assert a.decode_weight == 4.0
+    assert a.engine().j_per_prefill_token is None
+    assert a.engine().decode_weight == 4.0
     a.advance(0.0, 0.0, 0.0, None, 0.0)
     a.arrive("a", 0.0)
     cpu = 0.0
@@ -185,9 +185,9 @@ def test_fitted_joules_per_token() -> None:
         cpu += 0.001 * prefill + 0.008 * decode
         a.step(report(i - 1, i, 0.001 * prefill + 0.008 * decode, prefill={"a": prefill}, decode={"a": decode}))
         a.advance(20.0 * cpu, cpu, 0.0, None, float(i))
-    assert a.decode_weight == pytest.approx(8.0, rel=1e-3)
-    assert a.j_per_prefill_token == pytest.approx(0.02, rel=1e-3)
-    assert a.j_per_decode_token == pytest.approx(0.16, rel=1e-3)
+    assert a.engine().decode_weight == pytest.approx(8.0, rel=1e-3)
+    assert a.engine().j_per_prefill_token == pytest.approx(0.02, rel=1e-3)
+    assert a.engine().j_per_decode_token == pytest.approx(0.16, rel=1e-3)
 
 
 def test_wrong_calls_say_so() -> None:
@@ -208,6 +208,38 @@ def test_wrong_calls_say_so() -> None:
         Attributor(decode_weight=0)
 
 
+def test_each_engine_pays_its_own_requests() -> None:
+    a = Attributor(decode_weight=1.0)
+    a.advance(0.0, {"small": 0.0, "large": 0.0}, 0.0, None, 0.0)
+    a.arrive("a", 0.0)
+    a.arrive("b", 0.0)
+    a.step(report(0.0, 1.0, 1.0, {"a": 10}), "small")
+    a.step(report(0.0, 1.0, 3.0, {"b": 10}), "large")
+    a.advance(40.0, {"small": 1.0, "large": 3.0}, 0.0, None, 1.0)
+    assert (a.finish("a"), a.finish("b")) == (Share(10.0, 0.0), Share(30.0, 0.0))
+
+
+def test_what_waits_for_a_step_is_borne_by_those_who_ask_that_engine() -> None:
+    a = Attributor()
+    a.advance(0.0, {"small": 0.0, "large": 0.0}, 0.0, None, 0.0)
+    for name, asked in (("a", "small"), ("b", "large"), ("c", "large")):
+        a.arrive(name, 0.0)
+        a.asks(name, asked)
+    a.advance(30.0, {"small": 0.0, "large": 1.0}, 0.0, None, 1.0)
+    assert a.pending_j == 30
+    assert [a.finish(name) for name in "abc"] == [Share(), Share(0.0, 15.0), Share(0.0, 15.0)]
+    assert a.pending_j == 0
+
+
+def test_an_engine_that_nobody_asks_is_overhead_of_all() -> None:
+    a = Attributor()
+    a.advance(0.0, {"small": 0.0, "large": 0.0}, 0.0, None, 0.0)
+    a.arrive("a", 0.0)
+    a.asks("a", "small")
+    a.advance(8.0, {"small": 0.0, "large": 1.0}, 0.0, None, 1.0)  # it still works on an answer that was given up
+    assert a.finish("a") == Share(0.0, 8.0)
+
+
 @dataclass
 class Run:
     """Drives an attributor through a random schedule and keeps what it handed out."""
@@ -216,18 +248,19 @@ class Run:
     attributor: Attributor = field(default_factory=Attributor)
     now_s: float = 0.0
     meter_j: float = 1e6
-    engine_s: float = 3.0
+    engine_s: dict[str, float] = field(default_factory=lambda: {"small": 3.0, "large": 5.0})
     gateway_s: float = 2.0
     host_s: float = 1e4
     arrived: int = 0
     handed_out: list[float] = field(default_factory=list)
 
-    def advance(self, joules: float, engine: float, gateway: float, other: float) -> None:
-        self.now_s += 0.01 + engine
+    def advance(self, joules: float, small: float, large: float, gateway: float, other: float) -> None:
+        self.now_s += 0.01 + small + large
         self.meter_j += joules
-        self.engine_s += engine
+        self.engine_s["small"] += small
+        self.engine_s["large"] += large
         self.gateway_s += gateway
-        self.host_s += engine + gateway + other
+        self.host_s += small + large + gateway + other
         self.attributor.advance(self.meter_j, self.engine_s, self.gateway_s, self.host_s if self.host else None, self.now_s)
 
     def arrive(self) -> None:
@@ -250,22 +283,29 @@ class Run:
     def rest(self) -> None:
         self.attributor.rest()
 
-    def step(self, cpu: float, tokens: list[tuple[int, int, int]], back_s: float) -> None:
+    def asks(self, which: int, engine: str) -> None:
+        flying = sorted(self.attributor.in_flight)
+        if flying:
+            self.attributor.asks(flying[which % len(flying)], engine)
+
+    def step(self, engine: str, cpu: float, tokens: list[tuple[int, int, int]], back_s: float) -> None:
         ids = [*sorted(self.attributor.in_flight), "unknown"]
         prefill = {ids[i % len(ids)]: p for i, p, _ in tokens}
         decode = {ids[i % len(ids)]: d for i, _, d in tokens}
-        self.attributor.step(report(self.now_s - back_s, self.now_s, cpu, prefill, decode))
+        self.attributor.step(report(self.now_s - back_s, self.now_s, cpu, prefill, decode), engine)
 
 
 amount = st.one_of(st.just(0.0), st.floats(0, 1e4), st.floats(0, 1e-6))
+engine = st.sampled_from(["small", "large"])
 token = st.tuples(st.integers(0, 5), st.integers(0, 300), st.integers(0, 8))
 event = st.one_of(
-    st.tuples(st.just("advance"), amount, amount, amount, amount),
+    st.tuples(st.just("advance"), amount, amount, amount, amount, amount),
     st.tuples(st.just("arrive")),
     st.tuples(st.just("finish"), st.integers(0, 9)),
     st.tuples(st.just("drop"), st.integers(0, 9)),
     st.tuples(st.just("rest")),
-    st.tuples(st.just("step"), amount, st.lists(token, max_size=5), st.floats(0, 5)),
+    st.tuples(st.just("asks"), st.integers(0, 9), engine),
+    st.tuples(st.just("step"), engine, amount, st.lists(token, max_size=5), st.floats(0, 5)),
 )
 
 
@@ -273,7 +313,7 @@ event = st.one_of(
 def test_requests_overhead_and_idle_add_up_to_the_meter(host: bool, events: list[tuple[object, ...]]) -> None:
     run = Run(host)
     a = run.attributor
-    run.advance(0.0, 0.0, 0.0, 0.0)
+    run.advance(0.0, 0.0, 0.0, 0.0, 0.0)
     start_j = run.meter_j
     for name, *values in events:
         getattr(run, str(name))(*values)

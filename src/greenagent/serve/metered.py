@@ -192,12 +192,12 @@ class MeteredClient:
     @property
     def j_per_prefill_token(self) -> float | None:
         """Fitted joules of one more prompt token; ``None`` until known."""
-        return self._attributor.j_per_prefill_token
+        return self._attributor.engine().j_per_prefill_token
 
     @property
     def j_per_decode_token(self) -> float | None:
         """Fitted joules of one more generated token; ``None`` until known."""
-        return self._attributor.j_per_decode_token
+        return self._attributor.engine().j_per_decode_token
 
     def open(self, request_id: str) -> Account:
         """Opens a request's account: from now on it carries its part of the joules. Close it, come what may."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_the_path_only_loosens_and_only_while_it_saves() -> None:
     path = loosening_path(answers)
     assert path[0].tolist() == [NEVER, NEVER]
     assert len(path) > 20
-    assert all((late <= early).all() for early, late in zip(path, path[1:], strict=False))
+    assert all((late <= early).all() for early, late in pairwise(path))
     joules = [answers.outcome(thresholds).energy_j for thresholds in path]
     assert joules == sorted(joules, reverse=True)
     risks = [answers.outcome(thresholds).risk for thresholds in path]

@@ -31,8 +31,8 @@ class Outcome:
 class Answers:
     """Tiers from the cheapest to the top one.
 
-    ``confidence``: (examples, tiers - 1), of all but the top. ``right``: (examples, tiers). ``energy_j``: (examples, tiers), joules of
-    asking each tier, whether its answer is used or not.
+    ``confidence``: (examples, tiers - 1), of all but the top. ``right``: (examples, tiers). ``energy_j``: (examples, tiers),
+    joules of asking each tier, whether its answer is used or not.
     """
 
     confidence: Floats
@@ -53,7 +53,7 @@ class Answers:
     @property
     def tiers(self) -> int:
         """How many."""
-        return self.right.shape[1]
+        return int(self.right.shape[1])
 
     def part(self, rows: NDArray[np.int64]) -> Answers:
         """Those of some examples."""

@@ -1,8 +1,10 @@
-"""Learn then Test (Angelopoulos, Bates, Candès, Jordan and Lei 2021): thresholds whose loss is at most alpha, with a stated certainty.
+"""Learn then Test (Angelopoulos, Bates, Candès, Jordan and Lei 2021): thresholds whose loss is at most alpha, with a stated
+certainty.
 
-Each place of a path of thresholds is a null hypothesis, "its risk is above alpha". Its p-value is exact: the chance of so few losses
-among n examples if the risk were alpha (binomial). Testing in a fixed order, from the strictest on, and stopping at the first that is
-not rejected keeps the chance of any wrong rejection at most delta, whatever the path (fixed-sequence testing).
+Each place of a path of thresholds is a null hypothesis, "its risk is above alpha". Its p-value is exact: the chance of so few
+losses among n examples if the risk were alpha (binomial). Testing in a fixed order, from the strictest on, and stopping at
+the first that is not rejected keeps the chance of any wrong rejection at most delta, whatever the path (fixed-sequence
+testing).
 """
 
 from __future__ import annotations

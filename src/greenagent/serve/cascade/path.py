@@ -1,7 +1,7 @@
 """Thresholds in an order in which they can be tested: from the strictest, where the top tier answers everything, to the loosest.
 
-Each place of the path loosens one tier's threshold by one step, the step that saves most joules for the quality it loses. The path is
-laid on examples of its own: those that certify must not have chosen what they certify.
+Each place of the path loosens one tier's threshold by one step, the step that saves most joules for the quality it loses. The
+path is laid on examples of its own: those that certify must not have chosen what they certify.
 """
 
 from __future__ import annotations

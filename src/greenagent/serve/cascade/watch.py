@@ -1,8 +1,9 @@
 """Whether a serving cascade still keeps its promise: an anytime-valid test of "the risk is at most alpha" on shadowed requests.
 
-An e-process (Ramdas, Grünwald, Vovk and Shafer 2023): a bet against the promise whose wealth, while the promise holds, reaches 1/delta
-with probability delta at most, however long it is watched (Ville's inequality). A bet that has been losing for months would notice
-drift late; so a little of the wealth is kept back to begin a new bet at every example, as if the drift began there.
+An e-process (Ramdas, Grünwald, Vovk and Shafer 2023): a bet against the promise whose wealth, while the promise holds,
+reaches 1/delta with probability delta at most, however long it is watched (Ville's inequality). A bet that has been losing
+for months would notice drift late; so a little of the wealth is kept back to begin a new bet at every example, as if the
+drift began there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ _STAKES = (0.05, 0.15, 0.4, 0.8)  # of the most that may be bet; drift that is s
 
 @dataclass(slots=True)
 class LossWatch:
-    """Tells once the loss of shadowed requests contradicts "at most ``alpha``"; a false alarm ever has probability ``delta`` at most.
+    """Tells once the loss of shadowed requests contradicts "at most ``alpha``"; a false alarm ever has probability ``delta``
+    at most.
 
     ``wealth`` (one for each stake, with what is not bet yet) is all that must be kept to go on later.
     """
