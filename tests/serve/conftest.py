@@ -19,12 +19,13 @@ from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
 from greenagent.core.errors import EngineError
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity
-from greenagent.measure.attribution import Attributor
+from greenagent.measure.attribution import ONLY
 from greenagent.measure.meter import Meter
 from greenagent.measure.sensors.replay import ConstantPowerSensor
 from greenagent.measure.signals.intensity import lookup
+from greenagent.serve.accounts import Accounts, CpuTimes
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
-from greenagent.serve.metered import CpuTimes, MeteredClient
+from greenagent.serve.metered import MeteredClient
 from greenagent.serve.server import listen
 
 Script = Callable[[EngineRequest], str]
@@ -112,10 +113,10 @@ def metered(worker: ScriptedWorker, power_w: float = 10.0) -> MeteredClient:
 
     def cpu_times() -> CpuTimes:
         times["gateway"] += 0.0001
-        return CpuTimes(worker.engine_cpu_s, times["gateway"], None)
+        return CpuTimes({ONLY: worker.engine_cpu_s}, times["gateway"], None)
 
     meter = Meter([ConstantPowerSensor(power_w, clock, scope="process")])
-    client = MeteredClient(worker, meter, Attributor(), lookup("DE"), cpu_times=cpu_times)
+    client = MeteredClient(worker, Accounts(meter, intensity=lookup("DE"), cpu_times=cpu_times))
     worker.on_step = client.on_step
     return client
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from greenagent.core.clock import ManualClock
 from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
 from greenagent.core.errors import InputError
-from greenagent.measure.attribution import Attributor
+from greenagent.measure.attribution import ONLY
 from greenagent.measure.meter import Meter
 from greenagent.measure.sensors.replay import ConstantPowerSensor
+from greenagent.serve.accounts import Accounts, CpuTimes
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
-from greenagent.serve.metered import CpuTimes, MeteredClient, open_metered
+from greenagent.serve.metered import MeteredClient, open_metered
 from greenagent.serve.server import idle_activity
 
 
@@ -43,11 +44,12 @@ class _Bench:
         self.scope = scope
         meter = Meter([ConstantPowerSensor(power_w, self.clock, scope=scope)], self.clock)
         self.worker = _NoWorker()
-        self.client = MeteredClient(self.worker, meter, Attributor(), None, clock=self.clock, cpu_times=self._times)
+        self.accounts = Accounts(meter, clock=self.clock, cpu_times=self._times)
+        self.client = MeteredClient(self.worker, self.accounts)
 
     def _times(self) -> CpuTimes:
         host_s = self.engine_s + self.gateway_s + self.other_s if self.scope == "host" else None
-        return CpuTimes(self.engine_s, self.gateway_s, host_s)
+        return CpuTimes({ONLY: self.engine_s}, self.gateway_s, host_s)
 
     def step(self, tokens: dict[str, int], cpu_s: float) -> None:
         now = self.clock.monotonic_s()
@@ -79,7 +81,7 @@ def test_requests_overhead_and_idle_add_up_to_the_meter(events: list[Any], scope
     for name, *values in events:
         if name == "open" and values[0] not in opened:
             serial += 1
-            opened[values[0]] = bench.client.open(f"request-{serial}")
+            opened[values[0]] = bench.accounts.open(f"request-{serial}")
         elif name == "close" and values[0] in opened:
             energy = opened.pop(values[0]).close()
             assert energy.energy_j == pytest.approx(energy.engine_j + energy.overhead_j)
@@ -93,29 +95,29 @@ def test_requests_overhead_and_idle_add_up_to_the_meter(events: list[Any], scope
             bench.gateway_s += values[0] if name == "gateway" else 0.0
             bench.other_s += values[0] if name == "others" else 0.0
         elif name == "idle":
-            idle.append(bench.client.take_idle().energy.energy_j)
+            idle.append(bench.accounts.take_idle().energy.energy_j)
     spent += [account.close().energy_j for account in opened.values()]
-    idle.append(bench.client.take_idle().energy.energy_j)
+    idle.append(bench.accounts.take_idle().energy.energy_j)
     total_j = power_w * bench.clock.monotonic_s()
-    assert bench.client.total_j == pytest.approx(total_j)
+    assert bench.accounts.total_j == pytest.approx(total_j)
     assert math.fsum(spent) + math.fsum(idle) == pytest.approx(total_j, rel=1e-9, abs=1e-9)
 
 
 def test_waiting_for_requests_is_idle_and_costs_nobody() -> None:
     bench = _Bench("process", 10.0)
     bench.clock.advance(100)
-    account = bench.client.open("a")
+    account = bench.accounts.open("a")
     bench.step({"a": 5}, 0.5)
     energy = account.close()
     assert energy.energy_j == pytest.approx(5.0)
     assert energy.engine_j == pytest.approx(5.0)
     bench.clock.advance(50)
-    assert bench.client.take_idle().energy.energy_j == pytest.approx(1500.0)
+    assert bench.accounts.take_idle().energy.energy_j == pytest.approx(1500.0)
 
 
 def test_the_rest_of_a_host_is_not_the_requests() -> None:
     bench = _Bench("host", 10.0)
-    account = bench.client.open("a")
+    account = bench.accounts.open("a")
     bench.other_s += 1.5
     bench.step({"a": 1}, 0.5)
     assert account.close().energy_j == pytest.approx(10.0 * 0.5 * 0.25)
@@ -123,16 +125,16 @@ def test_the_rest_of_a_host_is_not_the_requests() -> None:
 
 def test_the_heavier_request_pays_more() -> None:
     bench = _Bench("process", 10.0)
-    heavy, light = bench.client.open("heavy"), bench.client.open("light")
+    heavy, light = bench.accounts.open("heavy"), bench.accounts.open("light")
     bench.step({"heavy": 3, "light": 1}, 1.0)
     assert heavy.close().engine_j == pytest.approx(3 * light.close().engine_j)
 
 
 def test_closing_again_changes_nothing_and_ids_are_unique() -> None:
     bench = _Bench("process", 10.0)
-    account = bench.client.open("a")
+    account = bench.accounts.open("a")
     with pytest.raises(InputError, match="in flight"):
-        bench.client.open("a")
+        bench.accounts.open("a")
     bench.step({"a": 1}, 1.0)
     first = account.close()
     bench.clock.advance(5)
@@ -174,8 +176,8 @@ async def test_a_storm_on_a_real_worker_adds_up(leave: list[bool]) -> None:
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
             await asyncio.gather(*(_ask(http, early) for early in leave))
-        recorded.append(idle_activity(engine, model="stub", host=None))
-        total_j = engine.total_j
+        recorded.append(idle_activity(engine.accounts, model="stub", host=None))
+        total_j = engine.accounts.total_j
     finally:
         await engine.aclose()
     assert [a.kind for a in recorded].count("request") == len(leave)
@@ -201,9 +203,9 @@ def test_two_generations_of_a_request_are_on_one_account() -> None:
             yield TokenEvent(request_id=request.request_id, finish_reason="stop")
 
         bench.worker.generate = generate
-        account = bench.client.open("a")
+        account = bench.accounts.open("a")
         for _ in range(2):
-            async for _event in account.generate(EngineRequest(request_id="a", prompt="p")):
+            async for _event in account.generate(EngineRequest(request_id="a", prompt="p"), bench.client):
                 pass
         return account.close(), seen
 
@@ -239,8 +241,8 @@ async def test_a_killed_worker_is_replaced_and_every_joule_stays_in_the_books() 
             assert (await http.get("/healthz")).status_code == 200
             assert (await http.post("/v1/chat/completions", json=body | {"max_tokens": 5})).status_code == 200
         assert engine.pid != first
-        recorded.append(idle_activity(engine, model="stub", host=None))
-        total_j = engine.total_j
+        recorded.append(idle_activity(engine.accounts, model="stub", host=None))
+        total_j = engine.accounts.total_j
     finally:
         await engine.aclose()
     assert [a.outcome for a in recorded] == ["error", "ok", "ok"]

@@ -32,13 +32,13 @@ async def test_joules_of_failed_writes_come_back(serve: Any) -> None:
     await write_idle(served.gateway)
     await ask(served, 500)
     assert len(served.gateway.log) == 3
-    assert recorded_j(served) < served.metered.total_j
+    assert recorded_j(served) < served.metered.accounts.total_j
     served.ledger.error = None
     await write_idle(served.gateway)
     assert len(served.gateway.log) == 0
     assert [a.kind for a in served.ledger.activities] == ["request", "request", "idle", "request", "idle"]
     assert len({a.id for a in served.ledger.activities}) == 5
-    assert recorded_j(served) == pytest.approx(served.metered.total_j, rel=1e-9)
+    assert recorded_j(served) == pytest.approx(served.metered.accounts.total_j, rel=1e-9)
 
 
 async def test_what_was_written_after_all_is_not_kept(serve: Any) -> None:

@@ -65,6 +65,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.engine = engine
+        self.accounts = engine.accounts
         self.log = PatientLog(ledger)
         self._clock = clock or SystemClock()
         self._dialect = dialect_for(settings.interface)
@@ -82,7 +83,7 @@ class Gateway:
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
         started_at, started_s = self._clock.now(), self._clock.monotonic_s()
-        account = self.engine.open(new_request_id())
+        account = self.accounts.open(new_request_id())
         try:
             self.authorize(request)
             self._check_room()
@@ -96,7 +97,7 @@ class Gateway:
         except BaseException:  # the client is gone, or the server ends
             account.drop()
             raise
-        generation = Generation(plan, account, clock=self._clock, started_at=started_at, started_s=started_s)
+        generation = Generation(plan, account, self.engine, clock=self._clock, started_at=started_at, started_s=started_s)
         self._running.add(generation)
         if body.stream:
             return EventStream(self, generation, body)
@@ -163,7 +164,7 @@ class Gateway:
             await self.settle(generation, "cancelled", stream=stream)
 
     def _describe(self, stream: bool, generation: Generation, outcome: Outcome, energy: Energy) -> Activity:
-        intensity = self.engine.intensity
+        intensity = self.accounts.intensity
         return generation.activity(
             outcome,
             energy,
@@ -225,8 +226,8 @@ class Gateway:
 
     def metrics(self) -> bytes:
         """The metrics' text, after reading the meter."""
-        self.engine.settle_all()
-        return self.telemetry.render(self.engine.idle_j, self.engine.total_j, self.engine.provenance.kind)
+        self.accounts.settle_all()
+        return self.telemetry.render(self.accounts.idle_j, self.accounts.total_j, self.accounts.provenance.kind)
 
 
 def _json(data: dict[str, Any]) -> Response:

@@ -14,9 +14,9 @@ from greenagent.core.clock import Clock
 from greenagent.core.engine import TokenEvent
 from greenagent.core.errors import EngineError
 from greenagent.core.records import Activity, Energy
+from greenagent.serve.accounts import Account, Runs
 from greenagent.serve.answer import Delta
 from greenagent.serve.dialect import Plan
-from greenagent.serve.metered import Account
 from greenagent.serve.problems import ApiError
 
 __all__ = ["WATCH_AFTER_S", "ActivityLog", "DisconnectWatch", "Generation", "Outcome", "new_request_id"]
@@ -35,15 +35,18 @@ class ActivityLog(Protocol):
 
 
 class Generation:
-    """Runs a plan on an account.
+    """Runs a plan on an engine and an account.
 
     Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then may
     the client hear that the answer is complete.
     """
 
-    def __init__(self, plan: Plan, account: Account, *, clock: Clock, started_at: datetime, started_s: float) -> None:
+    def __init__(
+        self, plan: Plan, account: Account, engine: Runs, *, clock: Clock, started_at: datetime, started_s: float
+    ) -> None:
         self._plan = plan
         self._account = account
+        self._engine = engine
         self._clock = clock
         self._started_at = started_at
         self._started_s = started_s
@@ -92,7 +95,7 @@ class Generation:
             self._check_given_up()
             before = self.generated_tokens or 0
             last: TokenEvent | None = None
-            async with aclosing(self._account.generate(request)) as events:
+            async with aclosing(self._account.generate(request, self._engine)) as events:
                 async for event in events:
                     self._note(event)
                     last = event

@@ -30,9 +30,10 @@ from greenagent.core.records import Activity
 from greenagent.engines.models import resolve_model
 from greenagent.engines.registry import AUTO
 from greenagent.ledger import open_ledger
+from greenagent.serve.accounts import Accounts
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.keys import ApiKeys, check_exposure
-from greenagent.serve.metered import MeteredClient, open_metered
+from greenagent.serve.metered import open_metered
 
 __all__ = ["Ready", "ServeOptions", "idle_activity", "listen", "serve", "write_idle"]
 
@@ -141,10 +142,10 @@ class _Server(uvicorn.Server):
             timer.cancel()
 
 
-def idle_activity(engine: MeteredClient, *, model: str, host: str | None) -> Activity:
+def idle_activity(accounts: Accounts, *, model: str, host: str | None) -> Activity:
     """The joules no request used since the last such activity, as a record."""
-    span = engine.take_idle()
-    intensity = engine.intensity
+    span = accounts.take_idle()
+    intensity = accounts.intensity
     return Activity(
         id=f"idle-{uuid.uuid4().hex}",
         kind="idle",
@@ -163,7 +164,7 @@ async def write_idle(gateway: Gateway) -> None:
     settings = gateway.settings
     await gateway.log.catch_up()
     try:
-        await gateway.log.arecord(idle_activity(gateway.engine, model=settings.model, host=settings.host))
+        await gateway.log.arecord(idle_activity(gateway.accounts, model=settings.model, host=settings.host))
     except Exception as error:  # whatever a ledger raises: the record is kept, and the next round tries again
         _log.error("the idle joules could not be recorded: %s", error)
 
@@ -236,7 +237,7 @@ async def serve(
         gateway = Gateway(settings, engine, ledger, clock=clock or SystemClock())
         host, port = opened.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        ready = Ready(url, os.getpid(), name, engine.facts, str(engine.provenance), ledger.name)
+        ready = Ready(url, os.getpid(), name, engine.facts, str(engine.accounts.provenance), ledger.name)
         settle_heap()
         async with contextlib.aclosing(engine), _idle_records(gateway):
             await _Server(_config(gateway, options), gateway, options.grace_s, lambda: on_ready(ready)).serve([opened])
