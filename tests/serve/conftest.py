@@ -4,7 +4,7 @@ clients."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from greenagent.serve.accounts import Accounts, CpuTimes
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.metered import MeteredClient
 from greenagent.serve.server import listen
+from greenagent.serve.tiers import Tier
 
 Script = Callable[[EngineRequest], str]
 
@@ -108,17 +109,33 @@ class MemoryLedger:
 
 
 def metered(worker: ScriptedWorker, power_w: float = 10.0) -> MeteredClient:
+    return metered_tiers({ONLY: worker}, power_w)[ONLY]
+
+
+def metered_tiers(workers: Mapping[str, ScriptedWorker], power_w: float = 10.0) -> dict[str, MeteredClient]:
+    """All on the same accounts."""
     clock = SystemClock()
     times = {"gateway": 0.0}
 
     def cpu_times() -> CpuTimes:
         times["gateway"] += 0.0001
-        return CpuTimes({ONLY: worker.engine_cpu_s}, times["gateway"], None)
+        return CpuTimes({name: worker.engine_cpu_s for name, worker in workers.items()}, times["gateway"], None)
 
     meter = Meter([ConstantPowerSensor(power_w, clock, scope="process")])
-    client = MeteredClient(worker, Accounts(meter, intensity=lookup("DE"), cpu_times=cpu_times))
-    worker.on_step = client.on_step
-    return client
+    accounts = Accounts(meter, intensity=lookup("DE"), cpu_times=cpu_times)
+    clients = {name: MeteredClient(worker, accounts, name) for name, worker in workers.items()}
+    for name, worker in workers.items():
+        worker.on_step = clients[name].on_step
+    return clients
+
+
+@dataclass
+class Below:
+    """A tier below the scripted one."""
+
+    worker: ScriptedWorker
+    interface: Interface
+    threshold: float = 0.5
 
 
 @dataclass
@@ -143,7 +160,7 @@ Serve = Callable[..., Awaitable[Served]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts gateways: ``await serve(script, interface=..., token_s=..., ledger=..., **settings)``."""
+    """Starts gateways: ``await serve(script, interface=..., token_s=..., ledger=..., below=..., **settings)``."""
     servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
     async def start(
@@ -152,11 +169,16 @@ async def serve() -> AsyncIterator[Serve]:
         interface: Interface | None = None,
         token_s: float = 0.0,
         ledger: MemoryLedger | None = None,
+        below: Mapping[str, Below] | None = None,
         **settings: Any,
     ) -> Served:
         worker = ScriptedWorker(script if callable(script) else lambda request: script, token_s)
-        client, log = metered(worker), ledger or MemoryLedger()
-        gateway = Gateway(GatewaySettings(model="tiny", interface=interface or Interface(), **settings), client, log)
+        under, log = below or {}, ledger or MemoryLedger()
+        clients = metered_tiers({**{name: tier.worker for name, tier in under.items()}, ONLY: worker})
+        client = clients[ONLY]
+        tiers = [Tier(name, clients[name], tier.interface, tier.threshold) for name, tier in under.items()]
+        found = GatewaySettings(model="tiny", interface=interface or Interface(), **settings)
+        gateway = Gateway(found, client, log, below=tiers)
         opened = listen("127.0.0.1", 0)
         server = uvicorn.Server(
             uvicorn.Config(build_app(gateway), ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from greenagent.serve.problems import ApiError, as_api_error, engine_died
 from greenagent.serve.request import ChatRequest, parse_request
 from greenagent.serve.streaming import EventStream
 from greenagent.serve.telemetry import Telemetry
+from greenagent.serve.tiers import Tier, Try, tries_below
 from greenagent.serve.tools_memo import ToolsMemo
 from greenagent.serve.wire import completion_body
 
@@ -44,10 +45,12 @@ _log = logging.getLogger(__name__)
 class GatewaySettings:
     """What a gateway serves and how much of it at once.
 
-    More than ``max_batch + max_queue`` requests at a time are turned away (429). ``max_body`` is in bytes.
+    ``top`` is the top tier's name. More than ``max_batch + max_queue`` requests at a time are turned away (429). ``max_body``
+    is in bytes.
     """
 
     model: str
+    top: str = "top"
     interface: Interface = field(default_factory=Interface)
     max_batch: int = 32
     max_queue: int = 256
@@ -58,14 +61,25 @@ class GatewaySettings:
 
 
 class Gateway:
-    """Answers chat requests with one metered engine and one ledger."""
+    """Answers chat requests with metered engines and one ledger.
+
+    ``engine`` is the top tier, whose interface the settings have; those ``below`` it, the cheapest first, are asked before it, on
+    the same accounts.
+    """
 
     def __init__(
-        self, settings: GatewaySettings, engine: MeteredClient, ledger: ActivityLog, *, clock: Clock | None = None
+        self,
+        settings: GatewaySettings,
+        engine: MeteredClient,
+        ledger: ActivityLog,
+        *,
+        below: Sequence[Tier] = (),
+        clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         self.engine = engine
         self.accounts = engine.accounts
+        self.below = list(below)
         self.log = PatientLog(ledger)
         self._clock = clock or SystemClock()
         self._dialect = dialect_for(settings.interface)
@@ -89,7 +103,8 @@ class Gateway:
             self._check_room()
             body = parse_request(await self._read_body(request), self._memo)
             self._check_model(body.model)
-            plan = self._dialect.plan(body, account.request_id)
+            top = Try(self.settings.top, self._dialect.plan(body, account.request_id), self.engine)
+            tries, passed = tries_below(self.below, body, account.request_id)
         except (ApiError, GreenagentError) as error:
             account.drop()
             self.telemetry.refused()
@@ -97,7 +112,9 @@ class Gateway:
         except BaseException:  # the client is gone, or the server ends
             account.drop()
             raise
-        generation = Generation(plan, account, self.engine, clock=self._clock, started_at=started_at, started_s=started_s)
+        generation = Generation(
+            [*tries, top], account, clock=self._clock, started_at=started_at, started_s=started_s, passed=passed
+        )
         self._running.add(generation)
         if body.stream:
             return EventStream(self, generation, body)

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from greenagent.core.clock import Clock
 from greenagent.core.engine import TokenEvent
-from greenagent.core.errors import EngineError
+from greenagent.core.errors import EngineError, RequestError
 from greenagent.core.records import Activity, Energy
-from greenagent.serve.accounts import Account, Runs
+from greenagent.serve.accounts import Account
 from greenagent.serve.answer import Delta
-from greenagent.serve.dialect import Plan
 from greenagent.serve.problems import ApiError
+from greenagent.serve.tiers import PassedOn, Try, confidence
 
 __all__ = ["WATCH_AFTER_S", "ActivityLog", "DisconnectWatch", "Generation", "Outcome", "new_request_id"]
 
@@ -34,19 +34,29 @@ class ActivityLog(Protocol):
     async def arecord(self, activity: Activity) -> Any: ...
 
 
+class _Invalid(Exception):
+    """A lower tier's answer cannot be given as it is: asking the next one is cheaper than forcing this one."""
+
+
 class Generation:
-    """Runs a plan on an engine and an account.
+    """Runs a request's tries on one account, until a tier is sure enough.
 
     Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then may
     the client hear that the answer is complete.
     """
 
     def __init__(
-        self, plan: Plan, account: Account, engine: Runs, *, clock: Clock, started_at: datetime, started_s: float
+        self,
+        tries: Sequence[Try],
+        account: Account,
+        *,
+        clock: Clock,
+        started_at: datetime,
+        started_s: float,
+        passed: Sequence[PassedOn] = (),
     ) -> None:
-        self._plan = plan
+        self._tries = tries
         self._account = account
-        self._engine = engine
         self._clock = clock
         self._started_at = started_at
         self._started_s = started_s
@@ -54,7 +64,10 @@ class Generation:
         self._given_up: ApiError | None = None
         self._settled = False
         self.id = account.request_id
-        self.grammar_from = plan.grammar_from
+        self.grammar_from = tries[-1].plan.grammar_from
+        self.tier = tries[-1].tier
+        self.confidence: float | None = None
+        self.passed = list(passed)
         self.reason: str = "stop"
         self.prompt_tokens: int | None = None
         self.generated_tokens: int | None = None
@@ -90,12 +103,52 @@ class Generation:
             EngineError: the engine failed.
             ApiError: it answered what its grammar forbids, or the request was given up.
         """
-        reader, request = self._plan.reader, self._plan.request
+        for turn in self._tries[:-1]:
+            answer = await self._held(turn)
+            if answer is not None:
+                for delta in answer:
+                    yield delta
+                return
+            if self._cancelled:
+                return
+        self.tier = self._tries[-1].tier
+        async with aclosing(self._answer(self._tries[-1])) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _held(self, turn: Try) -> list[Delta] | None:
+        """A lower tier's whole answer, if it is sure enough of it; else why not is noted, and its tokens remain paid for."""
+        try:
+            found = [delta async for delta in self._answer(turn)]
+        except _Invalid:
+            self._pass_on(PassedOn(turn.tier, "invalid"))
+            return None
+        except (EngineError, RequestError, ApiError):
+            self._check_given_up()
+            self._pass_on(PassedOn(turn.tier, "failed"))
+            return None
+        if self._cancelled:
+            return None
+        sure = confidence([float(entry["logprob"]) for entry in self.token_logprobs])
+        if turn.threshold is None or sure >= turn.threshold:
+            self.tier, self.confidence = turn.tier, sure
+            return found
+        self._pass_on(PassedOn(turn.tier, "unsure", sure, turn.threshold))
+        return None
+
+    def _pass_on(self, passed: PassedOn) -> None:
+        self.passed.append(passed)
+        self.token_logprobs.clear()
+        self.prompt_tokens = self.first_token_s = None  # those of the tier that answers are told
+
+    async def _answer(self, turn: Try) -> AsyncGenerator[Delta, None]:
+        """One tier's deltas; a reader may want several generations."""
+        reader, request = turn.plan.reader, turn.plan.request
         while not self._cancelled:
             self._check_given_up()
             before = self.generated_tokens or 0
             last: TokenEvent | None = None
-            async with aclosing(self._account.generate(request, self._engine)) as events:
+            async with aclosing(self._account.generate(request, turn.engine)) as events:
                 async for event in events:
                     self._note(event)
                     last = event
@@ -113,6 +166,8 @@ class Generation:
             if ending.again is None:
                 self.reason = ending.reason
                 return
+            if turn.threshold is not None:
+                raise _Invalid
             if not ending.keep:
                 self.token_logprobs.clear()
             request = ending.again
@@ -139,6 +194,13 @@ class Generation:
         texts = [""] * (len(event.logprobs) - 1) + [event.text]
         for text, logprob in zip(texts, event.logprobs, strict=True):
             self.token_logprobs.append({"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []})
+
+    def route(self) -> dict[str, Any]:
+        """Which tier answered, how sure it was, and why cheaper ones did not; empty where there is only one."""
+        if len(self._tries) == 1 and not self.passed:
+            return {}
+        found: dict[str, Any] = {"tier": self.tier, "passed_on": [passed.facts() for passed in self.passed]}
+        return found if self.confidence is None else found | {"confidence": round(self.confidence, 6)}
 
     async def settle(
         self, outcome: Outcome, ledger: ActivityLog, describe: Callable[[Generation, Outcome, Energy], Activity]
@@ -168,7 +230,7 @@ class Generation:
             generated_tokens=self.generated_tokens,
             requests=1,
             outcome=outcome,
-            attributes=attributes,
+            attributes=attributes | self.route(),
             **facts,
         )
 

@@ -57,6 +57,8 @@ def completion_body(model: str, generation: Generation, deltas: Sequence[Delta],
         "usage": usage_of(generation),
         "system_fingerprint": None,
     }
+    if route := generation.route():
+        body["greenagent"] = route
     return _encode(_dump(body))
 
 
@@ -94,7 +96,9 @@ class ChunkWriter:
         """The finish reason, the usage where asked for, and the end mark."""
         parts = self._chunk("{}", f'"{self._generation.reason}"')
         if self._usage:
-            parts += _encode(f'{self._head},"choices":[],"usage":{_dump(usage_of(self._generation))}}}\n\n')
+            route = self._generation.route()
+            told = f',"greenagent":{_dump(route)}' if route else ""
+            parts += _encode(f'{self._head},"choices":[],"usage":{_dump(usage_of(self._generation))}{told}}}\n\n')
         return parts + b"data: [DONE]\n\n"
 
     def _chunk(self, delta: str, reason: str = "null") -> bytes:

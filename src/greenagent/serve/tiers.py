@@ -1,0 +1,87 @@
+"""The tiers that may answer a request, the cheapest first: each is tried until one is sure enough, and the top one always is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from greenagent.core.errors import GreenagentError
+from greenagent.core.interface import Interface
+from greenagent.serve.accounts import Runs
+from greenagent.serve.dialect import Dialect, Plan, dialect_for
+from greenagent.serve.metered import MeteredClient
+from greenagent.serve.problems import ApiError
+from greenagent.serve.request import ChatRequest
+
+__all__ = ["PassedOn", "Tier", "Try", "confidence", "tries_below"]
+
+Why = Literal["unsure", "invalid", "unfit", "failed", "away"]
+"""Why a tier did not answer: not sure enough, an answer that is none of those allowed, not made for such requests, an error,
+or its engine is not running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A tier below the top one: its answer is given when its confidence is at least ``threshold`` (`confidence`, 0 to 1)."""
+
+    name: str
+    engine: MeteredClient
+    interface: Interface
+    threshold: float
+    dialect: Dialect = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dialect", dialect_for(self.interface))
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A tier's turn at a request. Without a ``threshold`` its answer is given as it comes."""
+
+    tier: str
+    plan: Plan
+    engine: Runs
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """A tier that did not answer, and why; ``confidence`` where it had said something."""
+
+    tier: str
+    why: Why
+    confidence: float | None = None
+    threshold: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """As clients and records have it."""
+        found: dict[str, Any] = {"tier": self.tier, "why": self.why}
+        if self.confidence is not None:
+            found |= {"confidence": round(self.confidence, 6), "threshold": self.threshold}
+        return found
+
+
+def confidence(logprobs: Sequence[float]) -> float:
+    """The probability of the whole answer, from its tokens' log-probabilities; 0 where there are none."""
+    return math.exp(min(math.fsum(logprobs), 0.0)) if logprobs else 0.0
+
+
+def tries_below(tiers: Iterable[Tier], request: ChatRequest, request_id: str) -> tuple[list[Try], list[PassedOn]]:
+    """The turns of the tiers below the top one, and those that have none: a specialised model answers only what it is made
+    for."""
+    tries: list[Try] = []
+    passed: list[PassedOn] = []
+    for tier in tiers:
+        if not tier.engine.alive:
+            passed.append(PassedOn(tier.name, "away"))
+            continue
+        try:
+            plan = tier.dialect.plan(request, request_id)
+        except (ApiError, GreenagentError):
+            passed.append(PassedOn(tier.name, "unfit"))
+            continue
+        plan.request = plan.request.model_copy(update={"logprobs": True, "stream": False})
+        tries.append(Try(tier.name, plan, tier.engine, tier.threshold))
+    return tries, passed
