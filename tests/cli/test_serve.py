@@ -90,7 +90,7 @@ def test_the_embedded_model_answers_the_official_client(tmp_path: Path) -> None:
     [
         (["stub", "--engine", "stub", "--durability", "none"], "durability"),
         (["stub", "--engine", "stub", "--host", "0.0.0.0"], "without API keys"),
-        (["stub", "--engine", "stub", "--port", "-1"], "out of range"),
+        (["stub", "--engine", "stub", "--port", "-1"], "port: Input should be greater than or equal to 0, got -1"),
         (["/no/such/model"], "no model at"),
         (["embedded", "--engine", "stabb", "--port", "0"], "engine"),
     ],
@@ -99,6 +99,20 @@ def test_wrong_options_are_one_clear_error(arguments: list[str], message: str, t
     result = CliRunner().invoke(app, ["serve", *arguments, "--ledger", str(tmp_path / "ledger.db")])
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)
+
+
+def test_a_config_is_checked_without_serving_it(tmp_path: Path) -> None:
+    example = str(Path(__file__).parents[2] / "docs" / "greenagent.yaml")
+    result = CliRunner().invoke(app, ["serve", example, "--check", "--port", "0"])
+    assert result.exit_code == 0, result.output
+    assert "2 models, ready to be served" in result.stderr
+    result = CliRunner().invoke(app, ["serve", example, "--check", "--engine", "torch"])
+    assert "--engine: each model of a config has its own" in str(result.exception)
+    result = CliRunner().invoke(app, ["serve", example, "--check", "--host", "0.0.0.0"])
+    assert "without API keys" in str(result.exception)
+    (tmp_path / "bad.yaml").write_text("tiers: [{model: ./nowhere}]")
+    result = CliRunner().invoke(app, ["serve", str(tmp_path / "bad.yaml"), "--check"])
+    assert "no model at" in str(result.exception)
 
 
 def test_a_ready_file_that_could_not_be_written_is_refused_at_once(tmp_path: Path) -> None:

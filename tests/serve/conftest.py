@@ -4,6 +4,8 @@ clients."""
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,10 +25,12 @@ from greenagent.measure.attribution import ONLY
 from greenagent.measure.meter import Meter
 from greenagent.measure.sensors.replay import ConstantPowerSensor
 from greenagent.measure.signals.intensity import lookup
+from greenagent.serve import server as serving
 from greenagent.serve.accounts import Accounts, CpuTimes
+from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.metered import MeteredClient
-from greenagent.serve.server import listen
+from greenagent.serve.server import Ready, listen
 from greenagent.serve.tiers import Tier
 
 Script = Callable[[EngineRequest], str]
@@ -217,3 +221,27 @@ def calls_interface() -> Interface:
 @pytest.fixture
 def label_interface() -> Interface:
     return Interface(kind="label", tools=LABELS)
+
+
+class Running:
+    """``serve`` in a task of this loop."""
+
+    def __init__(self, wanted: ServeConfig) -> None:
+        self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self.task = asyncio.create_task(serving.serve(wanted, self.ready.set_result))
+
+    async def __aenter__(self) -> Ready:
+        await asyncio.wait([self.ready, self.task], return_when=asyncio.FIRST_COMPLETED)
+        if self.task.done():
+            await self.task
+        return await self.ready
+
+    async def __aexit__(self, *exception: object) -> None:
+        if not self.task.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        await self.task
+
+
+@pytest.fixture
+def running() -> type[Running]:
+    return Running

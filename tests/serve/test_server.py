@@ -15,30 +15,16 @@ import pytest
 from greenagent.core.errors import EnvironmentalError, InputError, ModelError
 from greenagent.ledger import open_ledger
 from greenagent.serve import server
-from greenagent.serve.server import Ready, ServeOptions, listen
+from greenagent.serve.config import ServeConfig, TierConfig, validated
+from greenagent.serve.server import listen
+
+from .conftest import Running
 
 
-def options(tmp_path: Path, **changes: Any) -> ServeOptions:
-    return ServeOptions(**{"model": "stub", "engine": "stub", "port": 0, "ledger": str(tmp_path / "ledger.db")} | changes)
-
-
-class Running:
-    """``serve`` in a task of this loop."""
-
-    def __init__(self, wanted: ServeOptions) -> None:
-        self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-        self.task = asyncio.create_task(server.serve(wanted, self.ready.set_result))
-
-    async def __aenter__(self) -> Ready:
-        await asyncio.wait([self.ready, self.task], return_when=asyncio.FIRST_COMPLETED)
-        if self.task.done():
-            await self.task
-        return await self.ready
-
-    async def __aexit__(self, *exception: object) -> None:
-        if not self.task.done():
-            os.kill(os.getpid(), signal.SIGTERM)
-        await self.task
+def options(tmp_path: Path, **changes: Any) -> ServeConfig:
+    tier = {"model": "stub", "engine": "stub"}
+    own = {name: changes.pop(name) for name in list(changes) if name in TierConfig.model_fields and name != "name"}
+    return validated({"port": 0, "ledger": str(tmp_path / "ledger.db"), "tiers": [tier | own]} | changes)
 
 
 def ask(words: str) -> dict[str, Any]:

@@ -18,24 +18,23 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import uvicorn
 
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import EnvironmentalError, InputError
 from greenagent.core.heap import settle_heap
-from greenagent.core.interface import Interface
 from greenagent.core.records import Activity
-from greenagent.engines.models import resolve_model
-from greenagent.engines.registry import AUTO
 from greenagent.ledger import open_ledger
 from greenagent.serve.accounts import Accounts
+from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.keys import ApiKeys, check_exposure
-from greenagent.serve.metered import open_metered
+from greenagent.serve.start import named_tiers, started
+from greenagent.serve.tiers import Tier
 
-__all__ = ["Ready", "ServeOptions", "idle_activity", "listen", "serve", "write_idle"]
+__all__ = ["Ready", "check", "idle_activity", "listen", "serve", "write_idle"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,26 +43,6 @@ IDLE_INTERVAL_S = 60.0
 
 _LAST_WORDS_S = 5.0
 """How long answers that are given up may take to say so."""
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """What to serve, where, and how. ``grace_s``: how long answers in flight may take once the server is asked to stop."""
-
-    model: str
-    host: str = "127.0.0.1"
-    port: int = 8080
-    name: str | None = None
-    engine: str = AUTO
-    device: str = "CPU"
-    threads: int | None = None
-    zone: str | None = None
-    ledger: str | None = None
-    durability: Literal["process", "power"] = "process"
-    keys: ApiKeys | None = None
-    max_batch: int = 32
-    max_queue: int = 256
-    grace_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -191,59 +170,64 @@ async def _idle_records(gateway: Gateway) -> AsyncIterator[None]:
             _log.error("%d activities with %.3g J are not in the ledger", len(gateway.log), gateway.log.kept_j)
 
 
+def check(config: ServeConfig, keys: ApiKeys | None) -> None:
+    """What `serve` would refuse before it loads a model: exposure, models that are not there, names, the port.
+
+    Errors: those of `serve`.
+    """
+    check_exposure(config.host, keys)
+    named_tiers(config)
+    listen(config.host, config.port).close()
+
+
 async def serve(
-    options: ServeOptions,
+    options: ServeConfig,
     on_ready: Callable[[Ready], None],
     *,
+    keys: ApiKeys | None = None,
     on_progress: Callable[[str], None] | None = None,
     clock: Clock | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT. ``on_ready`` is called once, when requests are answered.
 
     Raises:
-        InputError: options that do not fit, a model that cannot be served, a host beyond loopback without keys.
+        InputError: a model that cannot be served, a host beyond loopback without keys.
         EnvironmentalError: the port or the ledger cannot be used.
         EngineError: the engine died while loading.
     """
-    check_exposure(options.host, options.keys)
-    if options.max_queue < 0:
-        raise InputError(f"max_queue is {options.max_queue}: 0 or more")
-    reference = resolve_model(options.model) if options.engine != "stub" else None
-    card = reference.card if reference is not None else None
-    name = options.name or (reference.name if reference is not None else options.model)
+    check_exposure(options.host, keys)
+    *below, top = planned = named_tiers(options)
+    name = options.name or top.name
     with (
         contextlib.closing(listen(options.host, options.port)) as opened,
         open_ledger(options.ledger, durability=options.durability) as ledger,
     ):
-        engine = await open_metered(
-            options.model,
-            engine=options.engine,
-            device=options.device,
-            threads=options.threads,
-            max_batch=options.max_batch,
-            zone=options.zone,
-            on_progress=on_progress,
-            clock=clock,
-        )
-        settings = GatewaySettings(
-            model=name,
-            interface=card.interface if card is not None else Interface(),
-            max_batch=options.max_batch,
-            max_queue=options.max_queue,
-            keys=options.keys,
-            host=socket.gethostname(),
-            facts={"engine": engine.facts["engine"]},
-        )
-        gateway = Gateway(settings, engine, ledger, clock=clock or SystemClock())
-        host, port = opened.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        ready = Ready(url, os.getpid(), name, engine.facts, str(engine.accounts.provenance), ledger.name)
-        settle_heap()
-        async with contextlib.aclosing(engine), _idle_records(gateway):
-            await _Server(_config(gateway, options), gateway, options.grace_s, lambda: on_ready(ready)).serve([opened])
+        async with started(planned, options.zone, on_progress, clock) as engines:
+            engine = engines[-1]
+            settings = GatewaySettings(
+                model=name,
+                top=top.name,
+                interface=top.interface,
+                max_batch=top.config.max_batch,
+                max_queue=options.max_queue,
+                keys=keys,
+                host=socket.gethostname(),
+                facts={"engine": engine.facts["engine"]},
+            )
+            tiers = [
+                Tier(tier.name, client, tier.interface, tier.config.threshold or 0.0)
+                for tier, client in zip(below, engines, strict=False)
+            ]
+            gateway = Gateway(settings, engine, ledger, below=tiers, clock=clock or SystemClock())
+            host, port = opened.getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            ready = Ready(url, os.getpid(), name, engine.facts, str(engine.accounts.provenance), ledger.name)
+            settle_heap()
+            async with _idle_records(gateway):
+                await _Server(_config(gateway, options), gateway, options.grace_s, lambda: on_ready(ready)).serve([opened])
 
 
-def _config(gateway: Gateway, options: ServeOptions) -> uvicorn.Config:
+def _config(gateway: Gateway, options: ServeConfig) -> uvicorn.Config:
     return uvicorn.Config(
         build_app(gateway),
         http="httptools" if importlib.util.find_spec("httptools") else "h11",

@@ -1,0 +1,115 @@
+"""``greenagent.yaml``: what to serve, in one file. An unknown key is an error that names the closest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from greenagent.core.errors import InputError, nearest
+from greenagent.engines.registry import AUTO
+
+__all__ = ["CONFIG_SUFFIXES", "ServeConfig", "TierConfig", "load_config", "validated"]
+
+CONFIG_SUFFIXES = (".yaml", ".yml")
+
+
+class TierConfig(BaseModel):
+    """One model of a cascade, on an engine of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(description="a model directory with its card, a .gguf file, or 'embedded'; relative to the config file")
+    name: str | None = Field(default=None, min_length=1, description="what answers and records call it; else its model's name")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="it answers when it is at least so sure (the probability of its whole answer)"
+    )
+    engine: str = Field(
+        default=AUTO, description="openvino, torch, encoder, encoder_torch, tiny or stub; else what fits the model"
+    )
+    device: str = Field(default="CPU", description="the engine's device")
+    threads: int | None = Field(default=None, ge=1, description="of the engine; else physical cores less one")
+    max_batch: int = Field(default=32, ge=1, description="requests that the engine runs at once")
+    options: dict[str, Any] = Field(default_factory=dict, description="the engine's own")
+
+
+class ServeConfig(BaseModel):
+    """What `greenagent serve` needs. ``tiers``: the cheapest first; the last one, the top tier, answers whatever is passed on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tiers: list[TierConfig] = Field(min_length=1)
+    name: str | None = Field(default=None, min_length=1, description="the model's name for clients; else the top tier's")
+    host: str = Field(default="127.0.0.1", description="address to listen on; beyond loopback only with keys")
+    port: int = Field(default=8080, ge=0, le=65535, description="0 takes a free one")
+    zone: str | None = Field(default=None, description="grid zone for gCO2e, for example DE; else $GREENAGENT_ZONE")
+    ledger: str | None = Field(default=None, description="file or URL; else $GREENAGENT_LEDGER, else the user's")
+    durability: Literal["process", "power"] = Field(default="process", description="what a committed request survives")
+    api_keys: Path | None = Field(default=None, description="file with one key per line; else $GREENAGENT_API_KEYS")
+    max_queue: int = Field(default=256, ge=0, description="requests that may wait; more get a 429")
+    grace_s: float = Field(default=30.0, ge=0, description="how long answers in flight may take when the server is asked to stop")
+
+    @field_validator("tiers")
+    @classmethod
+    def _have_thresholds(cls, tiers: list[TierConfig]) -> list[TierConfig]:
+        if tiers and tiers[-1].threshold is not None:
+            raise ValueError("the last tier answers whatever is passed on to it: it has no threshold")
+        if open_ends := [tier.name or tier.model for tier in tiers[:-1] if tier.threshold is None]:
+            raise ValueError(f"{open_ends[0]} stands before other tiers: give it a threshold, how sure it must be to answer")
+        return tiers
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> ServeConfig:
+        names = [tier.name for tier in self.tiers if tier.name]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two tiers are called {twice!r}")
+        return self
+
+
+def load_config(path: Path) -> ServeConfig:
+    """Reads a config; models and keys that lie beside it are found whatever the working directory is.
+
+    :raises InputError: it cannot be read, or what is wrong in it, in one line.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"no config {str(path)!r}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a config is a mapping with tiers; got {type(data).__name__}")
+    try:
+        config = validated(data)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    tiers = [tier.model_copy(update={"model": _beside(path, tier.model)}) for tier in config.tiers]
+    keys = Path(_beside(path, str(config.api_keys))) if config.api_keys else None
+    return config.model_copy(update={"tiers": tiers, "api_keys": keys})
+
+
+def validated(data: dict[str, Any]) -> ServeConfig:
+    """:raises InputError: what is wrong, in one line."""
+    try:
+        return ServeConfig.model_validate(data)
+    except ValidationError as error:
+        raise InputError(_explain(error)) from error
+
+
+def _beside(config: Path, name: str) -> str:
+    found = config.parent / name
+    return str(found) if found.exists() else name
+
+
+def _explain(error: ValidationError) -> str:
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key explains the missing one
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        known = (TierConfig if first["loc"][0] == "tiers" else ServeConfig).model_fields
+        return f"unknown key {where!r}{nearest(key, known)} (known: {', '.join(known)})"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = f"{where}: {message}" if where else message
+    return shown if first["type"] in ("value_error", "missing") else f"{shown}, got {first['input']!r}"
