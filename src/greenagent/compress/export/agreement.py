@@ -78,10 +78,13 @@ def _load(directory: Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedT
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils.logging import disable_progress_bar
+
+        from greenagent.compress.quiet import no_bars
     except ImportError as error:
         raise MissingExtraError(error.name or "transformers", "compress", "comparing an engine with transformers") from error
     disable_progress_bar()  # the caller's is the one progress line
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **options).eval()
+    with no_bars():
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **options).eval()
     if (directory / "generation_config.json").is_file():  # a GGUF file says nothing of further end tokens
         model.generation_config = GenerationConfig.from_pretrained(directory)
     return model, AutoTokenizer.from_pretrained(directory)
