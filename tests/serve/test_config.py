@@ -37,7 +37,10 @@ def test_the_annotated_example_has_every_key_and_can_be_served() -> None:
         ({"prot": 80}, "unknown key 'prot'; did you mean 'port'"),
         ({"tiers": [{"model": "a", "treshold": 1}]}, "unknown key 'tiers.0.treshold'; did you mean 'threshold'"),
         ({"tiers": []}, "tiers: List should have at least 1 item"),
-        ({"tiers": [{"model": "a"}, {"model": "b"}]}, "a stands before other tiers: give it a threshold"),
+        (
+            {"tiers": [{"model": "a"}, {"model": "b"}]},
+            "a stands before other tiers: give it a threshold",
+        ),
         ({"tiers": [{"model": "a", "threshold": 0.5}]}, "the last tier answers whatever is passed on to it"),
         (
             {"tiers": [{"model": "a", "threshold": 2}, {"model": "b"}]},

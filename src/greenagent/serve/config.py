@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from greenagent.core.errors import InputError, nearest
 from greenagent.engines.registry import AUTO
@@ -41,6 +41,7 @@ class ServeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     tiers: list[TierConfig] = Field(min_length=1)
+    cascade: Path | None = Field(default=None, description="certified thresholds, as `greenagent certify` writes them")
     name: str | None = Field(default=None, min_length=1, description="the model's name for clients; else the top tier's")
     host: str = Field(default="127.0.0.1", description="address to listen on; beyond loopback only with keys")
     port: int = Field(default=8080, ge=0, le=65535, description="0 takes a free one")
@@ -51,14 +52,16 @@ class ServeConfig(BaseModel):
     max_queue: int = Field(default=256, ge=0, description="requests that may wait; more get a 429")
     grace_s: float = Field(default=30.0, ge=0, description="how long answers in flight may take when the server is asked to stop")
 
-    @field_validator("tiers")
-    @classmethod
-    def _have_thresholds(cls, tiers: list[TierConfig]) -> list[TierConfig]:
-        if tiers and tiers[-1].threshold is not None:
+    @model_validator(mode="after")
+    def _have_thresholds(self) -> ServeConfig:
+        if self.tiers[-1].threshold is not None:
             raise ValueError("the last tier answers whatever is passed on to it: it has no threshold")
-        if open_ends := [tier.name or tier.model for tier in tiers[:-1] if tier.threshold is None]:
-            raise ValueError(f"{open_ends[0]} stands before other tiers: give it a threshold, how sure it must be to answer")
-        return tiers
+        own = {tier.name or tier.model: tier.threshold for tier in self.tiers[:-1]}
+        if self.cascade is not None and (said := next((name for name, value in own.items() if value is not None), None)):
+            raise ValueError(f"{said} has a threshold and the cascade another: leave one of them out")
+        if self.cascade is None and (open_end := next((name for name, value in own.items() if value is None), None)):
+            raise ValueError(f"{open_end} stands before other tiers: give it a threshold (how sure it must be), or a cascade")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> ServeConfig:
@@ -68,8 +71,10 @@ class ServeConfig(BaseModel):
         return self
 
 
-def load_config(path: Path) -> ServeConfig:
+def load_config(path: Path, *, to_certify: bool = False) -> ServeConfig:
     """Reads a config; models and keys that lie beside it are found whatever the working directory is.
+
+    ``to_certify``: thresholds are about to be found, so that it may have none, and those it has are left aside.
 
     :raises InputError: it cannot be read, or what is wrong in it, in one line.
     """
@@ -81,13 +86,22 @@ def load_config(path: Path) -> ServeConfig:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: a config is a mapping with tiers; got {type(data).__name__}")
+    if to_certify:
+        data = {"cascade": "cascade.json"} | data | {"tiers": _without_thresholds(data.get("tiers"))}
     try:
         config = validated(data)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     tiers = [tier.model_copy(update={"model": _beside(path, tier.model)}) for tier in config.tiers]
     keys = Path(_beside(path, str(config.api_keys))) if config.api_keys else None
-    return config.model_copy(update={"tiers": tiers, "api_keys": keys})
+    cascade = path.parent / config.cascade if config.cascade else None
+    return config.model_copy(update={"tiers": tiers, "api_keys": keys, "cascade": cascade})
+
+
+def _without_thresholds(tiers: Any) -> Any:
+    if not isinstance(tiers, list):
+        return tiers
+    return [{k: v for k, v in tier.items() if k != "threshold"} if isinstance(tier, dict) else tier for tier in tiers]
 
 
 def validated(data: dict[str, Any]) -> ServeConfig:

@@ -19,7 +19,7 @@ from greenagent.serve.answer import Delta
 from greenagent.serve.problems import ApiError
 from greenagent.serve.tiers import PassedOn, Try, confidence
 
-__all__ = ["WATCH_AFTER_S", "ActivityLog", "DisconnectWatch", "Generation", "Outcome", "new_request_id"]
+__all__ = ["WATCH_AFTER_S", "ActivityLog", "DisconnectWatch", "Generation", "InvalidAnswerError", "Outcome", "new_request_id"]
 
 WATCH_AFTER_S = 0.1
 """How long a request runs before anybody looks whether its client is still there."""
@@ -34,7 +34,7 @@ class ActivityLog(Protocol):
     async def arecord(self, activity: Activity) -> Any: ...
 
 
-class _Invalid(Exception):
+class InvalidAnswerError(Exception):
     """A lower tier's answer cannot be given as it is: asking the next one is cheaper than forcing this one."""
 
 
@@ -120,7 +120,7 @@ class Generation:
         """A lower tier's whole answer, if it is sure enough of it; else why not is noted, and its tokens remain paid for."""
         try:
             found = [delta async for delta in self._answer(turn)]
-        except _Invalid:
+        except InvalidAnswerError:
             self._pass_on(PassedOn(turn.tier, "invalid"))
             return None
         except (EngineError, RequestError, ApiError):
@@ -167,7 +167,7 @@ class Generation:
                 self.reason = ending.reason
                 return
             if turn.threshold is not None:
-                raise _Invalid
+                raise InvalidAnswerError
             if not ending.keep:
                 self.token_logprobs.clear()
             request = ending.again

@@ -31,7 +31,7 @@ from greenagent.serve.accounts import Accounts
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.keys import ApiKeys, check_exposure
-from greenagent.serve.start import named_tiers, started
+from greenagent.serve.start import started, tiers_to_serve
 from greenagent.serve.tiers import Tier
 
 __all__ = ["Ready", "check", "idle_activity", "listen", "serve", "write_idle"]
@@ -176,7 +176,7 @@ def check(config: ServeConfig, keys: ApiKeys | None) -> None:
     Errors: those of `serve`.
     """
     check_exposure(config.host, keys)
-    named_tiers(config)
+    tiers_to_serve(config)
     listen(config.host, config.port).close()
 
 
@@ -196,7 +196,7 @@ async def serve(
         EngineError: the engine died while loading.
     """
     check_exposure(options.host, keys)
-    *below, top = planned = named_tiers(options)
+    *below, top = planned = tiers_to_serve(options)
     name = options.name or top.name
     with (
         contextlib.closing(listen(options.host, options.port)) as opened,
@@ -215,7 +215,7 @@ async def serve(
                 facts={"engine": engine.facts["engine"]},
             )
             tiers = [
-                Tier(tier.name, client, tier.interface, tier.config.threshold or 0.0)
+                Tier(tier.name, client, tier.interface, tier.threshold or 0.0)
                 for tier, client in zip(below, engines, strict=False)
             ]
             gateway = Gateway(settings, engine, ledger, below=tiers, clock=clock or SystemClock())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from greenagent.core.cascade import Cascade
 from greenagent.core.clock import Clock
 from greenagent.core.errors import InputError
 from greenagent.core.interface import Interface
+from greenagent.core.records import ModelCard
 from greenagent.engines.models import resolve_model
 from greenagent.serve.config import ServeConfig, TierConfig
 from greenagent.serve.metered import MeteredClient, open_metered
 
-__all__ = ["NamedTier", "named_tiers", "started"]
+__all__ = ["NamedTier", "named_tiers", "started", "tiers_to_serve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,9 @@ class NamedTier:
     name: str
     interface: Interface
     config: TierConfig
+    threshold: float | None = None
+    sha256: str | None = None
+    trained_on: tuple[str, ...] = ()
 
 
 def named_tiers(options: ServeConfig) -> list[NamedTier]:
@@ -37,13 +43,53 @@ def named_tiers(options: ServeConfig) -> list[NamedTier]:
         name = tier.name or (reference.name if reference is not None else tier.model)
         if name in [other.name for other in found]:
             raise InputError(f"two tiers are called {name!r}: give one of them another name")
-        found.append(NamedTier(name, card.interface if card is not None else Interface(), tier))
+        found.append(_named(name, card, tier))
     return found
+
+
+def _named(name: str, card: ModelCard | None, tier: TierConfig) -> NamedTier:
+    if card is None:
+        return NamedTier(name, Interface(), tier, tier.threshold)
+    sha256 = next((file.sha256 for file in card.files if file.path == card.served_file), None)
+    trained_on = tuple(card.recipe.get("train_on", ["train"])) if card.recipe else ()
+    return NamedTier(name, card.interface, tier, tier.threshold, sha256, trained_on)
+
+
+def tiers_to_serve(options: ServeConfig) -> list[NamedTier]:
+    """`named_tiers` with the thresholds of the config's cascade, where it has one; a tier that never answers is left out.
+
+    :raises InputError: the cascade cannot be read, or is one of other tiers or of other weights.
+    """
+    tiers = named_tiers(options)
+    if options.cascade is None:
+        return tiers
+    cascade = _read(options.cascade)
+    if [tier.name for tier in cascade.tiers] != [tier.name for tier in tiers]:
+        said = ", ".join(tier.name for tier in cascade.tiers)
+        raise InputError(f"{options.cascade} was certified for the tiers {said}: run greenagent certify again")
+    for tier, certified in zip(tiers, cascade.tiers, strict=True):
+        if tier.sha256 != certified.weights_sha256:
+            raise InputError(f"{options.cascade} was certified for other weights of {tier.name}: run greenagent certify again")
+    known = zip(tiers[:-1], cascade.tiers, strict=False)
+    below = [replace(tier, threshold=certified.threshold) for tier, certified in known if certified.threshold is not None]
+    return [*below, tiers[-1]]
+
+
+def _read(path: Path) -> Cascade:
+    try:
+        return Cascade.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"no {path} yet: greenagent certify writes it") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no cascade that greenagent certify wrote: {str(error).splitlines()[0]}") from error
 
 
 @contextlib.asynccontextmanager
 async def started(
-    tiers: list[NamedTier], zone: str | None, on_progress: Callable[[str], None] | None, clock: Clock | None
+    tiers: list[NamedTier],
+    zone: str | None = None,
+    on_progress: Callable[[str], None] | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[list[MeteredClient]]:
     """The tiers' engines, all on one meter, until the block ends."""
     async with contextlib.AsyncExitStack() as stack:

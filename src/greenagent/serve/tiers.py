@@ -35,6 +35,17 @@ class Tier:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dialect", dialect_for(self.interface))
 
+    def turn(self, request: ChatRequest, request_id: str, *, held: bool = True) -> Try:
+        """Its turn at a request. ``held``: its answer is looked at as a whole before it is given, else it is given as it comes.
+
+        Errors: those of the dialect, for a request that it is not made for.
+        """
+        plan = self.dialect.plan(request, request_id)
+        if not held:
+            return Try(self.name, plan, self.engine)
+        plan.request = plan.request.model_copy(update={"logprobs": True, "stream": False})
+        return Try(self.name, plan, self.engine, self.threshold)
+
 
 @dataclass(frozen=True, slots=True)
 class Try:
@@ -78,10 +89,7 @@ def tries_below(tiers: Iterable[Tier], request: ChatRequest, request_id: str) ->
             passed.append(PassedOn(tier.name, "away"))
             continue
         try:
-            plan = tier.dialect.plan(request, request_id)
+            tries.append(tier.turn(request, request_id))
         except (ApiError, GreenagentError):
             passed.append(PassedOn(tier.name, "unfit"))
-            continue
-        plan.request = plan.request.model_copy(update={"logprobs": True, "stream": False})
-        tries.append(Try(tier.name, plan, tier.engine, tier.threshold))
     return tries, passed

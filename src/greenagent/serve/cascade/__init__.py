@@ -1,6 +1,7 @@
 """A cascade: the cheapest tier that is sure enough answers, and a certificate says how much quality that may lose.
 
-`answers` holds what tiers said to labelled examples; `path` orders thresholds from the strictest to the loosest, on examples
-of its own; `certificate` tests them in that order on others (Learn then Test); `watch` goes on testing while the cascade
-serves.
+`run` is ``greenagent certify``: `ask` lets every tier answer every labelled example as the gateway would (`answers` holds what
+they said), `certified` splits the examples in three: on the first `path` orders thresholds from the strictest to the loosest, on
+the second `certificate` tests them in that order (Learn then Test), and the third, unseen by both, reports. `watch` goes on
+testing while a cascade serves; no gateway uses it yet. Who is asked and who answers a request: `greenagent.serve.tiers`.
 """

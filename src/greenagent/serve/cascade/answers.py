@@ -71,13 +71,14 @@ class Answers:
         return lost
 
     def outcome(self, thresholds: Floats) -> Outcome:
-        """What the cascade makes of the examples; joules include the answers that were thrown away."""
+        """What the cascade makes of the examples; joules include the answers that were thrown away. A tier whose threshold is
+        `NEVER` is not asked."""
         tier, lost = self.tier_of(thresholds), self.lost(thresholds)
-        rows = np.arange(len(self))
+        rows, asked = np.arange(len(self)), np.append(thresholds < NEVER, True)
         return Outcome(
             risk=float(lost.mean()),
             losses=int(lost.sum()),
             accuracy=float(self.right[rows, tier].mean()),
-            energy_j=float(self.energy_j.cumsum(1)[rows, tier].mean()),
+            energy_j=float((self.energy_j * asked).cumsum(1)[rows, tier].mean()),
             answered=tuple(float((tier == i).mean()) for i in range(self.tiers)),
         )

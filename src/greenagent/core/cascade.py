@@ -1,0 +1,61 @@
+"""``cascade.json``: which tier answers when it is how sure, and what that may lose with which certainty."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from greenagent.core.provenance import Provenance
+from greenagent.core.records import Record
+
+__all__ = ["Cascade", "CascadeReport", "CertifiedTier"]
+
+
+class CertifiedTier(BaseModel):
+    """A tier as it was certified."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    weights_sha256: str | None = Field(description="of the file that its engine loads; None: not known")
+    threshold: float | None = Field(description="it answers when it is at least so sure; None: never (the top tier: always)")
+
+
+class CascadeReport(BaseModel):
+    """The cascade against its top tier, on examples that chose and certified nothing. Joules are means of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    examples: int
+    accuracy: float
+    top_accuracy: float
+    risk: float = Field(description="share where the cascade is wrong and the top tier right")
+    energy_j: float | None = Field(description="answers that were thrown away included")
+    top_energy_j: float | None
+    answered: dict[str, float] = Field(description="share of the examples by the tier that answered")
+
+
+class Cascade(Record):
+    """Thresholds with a certificate: P(risk <= alpha) >= 1 - delta, for requests like the examples.
+
+    ``certified`` is false where not even the strictest thresholds could be shown to keep to alpha: the top tier answers all.
+    """
+
+    created_at: datetime
+    greenagent_version: str
+    alpha: float
+    delta: float
+    certified: bool
+    tiers: list[CertifiedTier]
+    task: str
+    task_sha256: str
+    split: str
+    metric: str
+    path_examples: int = Field(description="which laid the path of thresholds")
+    certify_examples: int
+    losses: int | None = Field(default=None, description="among the certify examples, at these thresholds")
+    p_value: float | None = Field(default=None, description="of 'the risk is above alpha'")
+    tested: int = Field(description="places of the path, from the strictest to the first that was not shown to keep to alpha")
+    report: CascadeReport | None = None
+    provenance: Provenance | None = Field(default=None, description="of the joules")
