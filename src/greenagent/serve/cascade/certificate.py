@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from greenagent.serve.cascade.answers import Answers, Floats, Outcome
 
@@ -20,7 +20,10 @@ __all__ = ["Certified", "binomial_tail", "certify", "examples_needed"]
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """The loosest thresholds that were certified; ``None`` where not even the first losses could be afforded: escalate always."""
+    """The thresholds of least joules that were certified.
+
+    ``None`` where not even the first losses could be afforded: escalate always.
+    """
 
     thresholds: Floats | None
     p_value: float | None
@@ -45,8 +48,9 @@ def examples_needed(alpha: float, delta: float) -> int:
 
 
 def certify(answers: Answers, path: Sequence[Floats], alpha: float, delta: float) -> Certified:
-    """The last place of ``path`` before the first that is not rejected: P(its risk <= alpha) >= 1 - delta.
+    """The place of least joules before the first that is not rejected: P(its risk <= alpha) >= 1 - delta.
 
+    All places before it are certified together, so that any of them may be chosen.
     ``answers`` must be of examples that had no part in laying the path. The first place, where the top tier answers all, loses
     nothing by construction and needs no test.
     """
@@ -58,5 +62,7 @@ def certify(answers: Answers, path: Sequence[Floats], alpha: float, delta: float
         tested += 1
         if p_value > delta:
             break
-        best = Certified(thresholds, p_value, tested, answers.outcome(thresholds))
-    return best or Certified(None, None, tested, None)
+        outcome = answers.outcome(thresholds)
+        if best is None or best.outcome is None or outcome.energy_j <= best.outcome.energy_j:
+            best = Certified(thresholds, p_value, tested, outcome)
+    return replace(best, tested=tested) if best else Certified(None, None, tested, None)

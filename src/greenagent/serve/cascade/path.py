@@ -21,14 +21,17 @@ _SMALLEST_LOSS = 0.5  # of an example: what a step without any loss counts as, s
 def loosening_path(answers: Answers, steps: int = _STEPS) -> list[Floats]:
     """Threshold vectors (tiers - 1,), each at most the one before in every tier, the first all `NEVER`.
 
+    A long move is made in single steps, so that a test may stop within it.
+
     ``steps``: how many thresholds a tier may have, at even shares of the examples. What saves nothing ends the path.
     """
     grid = [_grid(answers.confidence[:, tier], steps) for tier in range(answers.tiers - 1)]
     at = [0] * len(grid)
     path = [_thresholds(grid, at)]
     while best := _best_move(answers, grid, at):
-        at = best
-        path.append(_thresholds(grid, at))
+        while at != best:
+            at = [place + (place < goal) for place, goal in zip(at, best, strict=True)]
+            path.append(_thresholds(grid, at))
     return path
 
 
