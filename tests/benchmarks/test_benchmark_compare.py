@@ -221,4 +221,5 @@ def test_committed_results_can_be_read_back() -> None:
         data = json.loads(path.read_text(encoding="utf-8"))
         if "rows" in data:
             assert data["commit"], path
+        if "power" in data:  # Joules and times: the qualities that others hold need no quiet machine.
             assert data["idle_check"]["idle"], f"{path} was measured on a busy machine"
