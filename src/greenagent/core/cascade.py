@@ -34,6 +34,10 @@ class CascadeReport(BaseModel):
     energy_j: float | None = Field(description="answers that were thrown away included")
     top_energy_j: float | None
     answered: dict[str, float] = Field(description="share of the examples by the tier that answered")
+    unlike: float | None = Field(default=None, description="share of the answers that are not the top tier's")
+    unlike_at_most: float | None = Field(
+        default=None, description="of requests like the examples, with certainty 1 - delta (Clopper and Pearson)"
+    )
 
 
 class Cascade(Record):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -30,6 +30,8 @@ __all__ = [
     "JsonCallReader",
     "MixedReader",
     "TextReader",
+    "calls_of",
+    "same_answer",
 ]
 
 NO_TOOL_FITS = "No tool fits this request."
@@ -54,6 +56,17 @@ class CallDelta:
 
 Delta = str | CallDelta
 """What a client gets next: more content, or a call."""
+
+
+def calls_of(deltas: Iterable[Delta]) -> list[ToolCall]:
+    """The calls of an answer."""
+    return [ToolCall(name=d.name, arguments=json.loads(d.arguments)) for d in deltas if isinstance(d, CallDelta)]
+
+
+def same_answer(one: Sequence[Delta], other: Sequence[Delta]) -> bool:
+    """Whether two answers say the same: the same text, blanks around it aside, and the same calls in the same order."""
+    texts = ["".join(d for d in deltas if isinstance(d, str)).strip() for deltas in (one, other)]
+    return texts[0] == texts[1] and calls_of(one) == calls_of(other)
 
 
 @dataclass(slots=True)

@@ -42,6 +42,12 @@ class ServeConfig(BaseModel):
 
     tiers: list[TierConfig] = Field(min_length=1)
     cascade: Path | None = Field(default=None, description="certified thresholds, as `greenagent certify` writes them")
+    shadow: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of requests of a cascade that the top tier is asked too, to watch what differs",
+    )
     name: str | None = Field(default=None, min_length=1, description="the model's name for clients; else the top tier's")
     host: str = Field(default="127.0.0.1", description="address to listen on; beyond loopback only with keys")
     port: int = Field(default=8080, ge=0, le=65535, description="0 takes a free one")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -23,13 +23,15 @@ from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import GreenagentError, InputError, RequestError
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity, Energy
+from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.dialect import dialect_for
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
 from greenagent.serve.keys import ApiKeys
 from greenagent.serve.metered import MeteredClient
 from greenagent.serve.patient import PatientLog
 from greenagent.serve.problems import ApiError, as_api_error, engine_died
-from greenagent.serve.request import ChatRequest, parse_request
+from greenagent.serve.request import ChatRequest, Quality, parse_request
+from greenagent.serve.second_look import SecondLook
 from greenagent.serve.streaming import EventStream
 from greenagent.serve.telemetry import Telemetry
 from greenagent.serve.tiers import Tier, Try, tries_below
@@ -64,7 +66,7 @@ class Gateway:
     """Answers chat requests with metered engines and one ledger.
 
     ``engine`` is the top tier, whose interface the settings have; those ``below`` it, the cheapest first, are asked before it, on
-    the same accounts.
+    the same accounts. With ``shadows`` some of their answers are compared with the top tier's.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Gateway:
         ledger: ActivityLog,
         *,
         below: Sequence[Tier] = (),
+        shadows: Shadows | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
@@ -87,6 +90,10 @@ class Gateway:
         self._running: set[Generation] = set()
         self._created = int(time.time())
         self.telemetry = Telemetry(settings.model, lambda: len(self._running), settings.max_batch)
+        self.look: SecondLook | None = None
+        if shadows is not None:
+            self.telemetry.watches(shadows)
+            self.look = SecondLook(shadows, self._top_turn, self.accounts, self.log, self._clock, self._facts())
 
     def authorize(self, request: Request) -> None:
         """Lets the request pass, or raises the 401."""
@@ -103,8 +110,10 @@ class Gateway:
             self._check_room()
             body = parse_request(await self._read_body(request), self._memo)
             self._check_model(body.model)
-            top = Try(self.settings.top, self._dialect.plan(body, account.request_id), self.engine)
-            tries, passed = tries_below(self.below, body, account.request_id)
+            top = self._top_turn(body, account.request_id)
+            alarm = self.look is not None and self.look.shadows.alarmed_at is not None
+            quality = _quality(request, body)
+            tries, passed = tries_below(self.below, body, account.request_id, quality, alarm=alarm)
         except (ApiError, GreenagentError) as error:
             account.drop()
             self.telemetry.refused()
@@ -116,6 +125,8 @@ class Gateway:
             [*tries, top], account, clock=self._clock, started_at=started_at, started_s=started_s, passed=passed
         )
         self._running.add(generation)
+        if self.look is not None and tries and quality == "certified":
+            self.look.begins(generation.id, body)
         if body.stream:
             return EventStream(self, generation, body)
         return await self._answer(generation, body, request.receive)
@@ -150,6 +161,11 @@ class Gateway:
         for generation in self._running:
             generation.give_up(ApiError(503, "the server is stopping; ask again in a moment", code="server_stopping"))
 
+    async def aclose(self) -> None:
+        """Ends what nobody waits for."""
+        if self.look is not None:
+            await self.look.close()
+
     def _count(self, generation: Generation, outcome: str) -> None:
         self.telemetry.finished(
             outcome,
@@ -179,18 +195,20 @@ class Gateway:
         self._running.discard(generation)
         if not generation.settled:
             await self.settle(generation, "cancelled", stream=stream)
+        if self.look is not None:
+            self.look.ended(generation)
 
     def _describe(self, stream: bool, generation: Generation, outcome: Outcome, energy: Energy) -> Activity:
+        return generation.activity(outcome, energy, **self._facts(), attributes={"stream": stream, **self.settings.facts})
+
+    def _facts(self) -> dict[str, Any]:
+        """What stands on every record of this gateway."""
         intensity = self.accounts.intensity
-        return generation.activity(
-            outcome,
-            energy,
-            name=self.settings.model,
-            host=self.settings.host,
-            zone=energy.zone,
-            factor_version=intensity.factor_version if intensity is not None else None,
-            attributes={"stream": stream, **self.settings.facts},
-        )
+        known = {"name": self.settings.model, "host": self.settings.host}
+        return known if intensity is None else {**known, "zone": intensity.zone, "factor_version": intensity.factor_version}
+
+    def _top_turn(self, body: ChatRequest, request_id: str) -> Try:
+        return Try(self.settings.top, self._dialect.plan(body, request_id), self.engine)
 
     def _check_room(self) -> None:
         if self.engine.restarting:
@@ -249,6 +267,25 @@ class Gateway:
 
 def _json(data: dict[str, Any]) -> Response:
     return Response(json.dumps(data, ensure_ascii=False).encode(), media_type="application/json")
+
+
+_QUALITIES: tuple[Quality, ...] = get_args(Quality)
+
+
+def _quality(request: Request, body: ChatRequest) -> Quality:
+    """What is asked of the cascade: the body says it, or the header ``greenagent-quality``."""
+    if body.quality is not None:
+        return body.quality
+    asked = request.headers.get("greenagent-quality", "certified")
+    for known in _QUALITIES:
+        if asked == known:
+            return known
+    raise ApiError(
+        400,
+        f"greenagent-quality is {asked!r}: it must be {', '.join(_QUALITIES)}",
+        code="invalid_quality",
+        param="greenagent-quality",
+    )
 
 
 _CHAT_PATH = "/v1/chat/completions"

@@ -42,7 +42,7 @@ class Generation:
     """Runs a request's tries on one account, until a tier is sure enough.
 
     Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then may
-    the client hear that the answer is complete.
+    the client hear that the answer is complete. ``held`` is a lower tier's answer, ``None`` where the top tier answers.
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class Generation:
         self.grammar_from = tries[-1].plan.grammar_from
         self.tier = tries[-1].tier
         self.confidence: float | None = None
+        self.held: list[Delta] | None = None
+        self.outcome: Outcome | None = None
         self.passed = list(passed)
         self.reason: str = "stop"
         self.prompt_tokens: int | None = None
@@ -106,6 +108,7 @@ class Generation:
         for turn in self._tries[:-1]:
             answer = await self._held(turn)
             if answer is not None:
+                self.held = answer
                 for delta in answer:
                     yield delta
                 return
@@ -209,6 +212,7 @@ class Generation:
         if self._settled:
             return
         self._settled = True
+        self.outcome = outcome
         self.energy = self._account.close()
         await ledger.arecord(describe(self, outcome, self.energy))
         self.latency_s = self._clock.monotonic_s() - self._started_s

@@ -17,7 +17,10 @@ from greenagent.core.errors import RequestError, nearest
 from greenagent.core.interface import Message
 from greenagent.serve.tools_memo import ToolsMemo
 
-__all__ = ["ChatRequest", "StreamOptions", "parse_request", "to_messages"]
+__all__ = ["ChatRequest", "Quality", "StreamOptions", "parse_request", "to_messages"]
+
+Quality = Literal["certified", "top", "green"]
+"""What a client asks of a cascade: its certified thresholds, the top tier alone, or the cheapest tier that can answer at all."""
 
 #: Parameters that change nothing at these values.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -111,6 +114,14 @@ class _NamedTool(BaseModel):
     function: _NamedFunction
 
 
+class _Own(BaseModel):
+    """What is asked of this server beyond OpenAI's API."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    quality: Quality | None = None
+
+
 class ChatRequest(BaseModel):
     """A request. ``tools`` stay raw here: they are compared whole with those seen before, which costs less than parsing
     them."""
@@ -132,11 +143,17 @@ class ChatRequest(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     logprobs: bool | None = None
     response_format: _ResponseFormat | None = None
+    greenagent: _Own | None = None
 
     @property
     def tool_entries(self) -> list[dict[str, Any]]:
         """The declared tools; empty when there are none."""
         return self.tools if isinstance(self.tools, list) else []
+
+    @property
+    def quality(self) -> Quality | None:
+        """What the body asks of a cascade, where it does."""
+        return self.greenagent.quality if self.greenagent is not None else None
 
     @property
     def include_usage(self) -> bool:

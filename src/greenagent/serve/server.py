@@ -31,7 +31,7 @@ from greenagent.serve.accounts import Accounts
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.keys import ApiKeys, check_exposure
-from greenagent.serve.start import started, tiers_to_serve
+from greenagent.serve.start import shadows_of, started, tiers_to_serve
 from greenagent.serve.tiers import Tier
 
 __all__ = ["Ready", "check", "idle_activity", "listen", "serve", "write_idle"]
@@ -218,12 +218,13 @@ async def serve(
                 Tier(tier.name, client, tier.interface, tier.threshold or 0.0)
                 for tier, client in zip(below, engines, strict=False)
             ]
-            gateway = Gateway(settings, engine, ledger, below=tiers, clock=clock or SystemClock())
+            clock = clock or SystemClock()
+            gateway = Gateway(settings, engine, ledger, below=tiers, shadows=shadows_of(options, planned, clock), clock=clock)
             host, port = opened.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             ready = Ready(url, os.getpid(), name, engine.facts, str(engine.accounts.provenance), ledger.name)
             settle_heap()
-            async with _idle_records(gateway):
+            async with _idle_records(gateway), contextlib.aclosing(gateway):
                 await _Server(_config(gateway, options), gateway, options.grace_s, lambda: on_ready(ready)).serve([opened])
 
 

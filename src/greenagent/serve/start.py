@@ -13,10 +13,11 @@ from greenagent.core.errors import InputError
 from greenagent.core.interface import Interface
 from greenagent.core.records import ModelCard
 from greenagent.engines.models import resolve_model
+from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig, TierConfig
 from greenagent.serve.metered import MeteredClient, open_metered
 
-__all__ = ["NamedTier", "named_tiers", "started", "tiers_to_serve"]
+__all__ = ["NamedTier", "named_tiers", "shadows_of", "started", "tiers_to_serve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,16 @@ def tiers_to_serve(options: ServeConfig) -> list[NamedTier]:
     known = zip(tiers[:-1], cascade.tiers, strict=False)
     below = [replace(tier, threshold=certified.threshold) for tier, certified in known if certified.threshold is not None]
     return [*below, tiers[-1]]
+
+
+def shadows_of(options: ServeConfig, tiers: list[NamedTier], clock: Clock) -> Shadows | None:
+    """The watch of the config's cascade; ``None`` where there is nothing to watch."""
+    if options.cascade is None or len(tiers) == 1 or not options.shadow:
+        return None
+    cascade = _read(options.cascade)
+    if cascade.report is None or cascade.report.unlike_at_most is None:
+        return None
+    return Shadows(cascade, options.cascade.with_suffix(".watch.json"), options.shadow, clock=clock)
 
 
 def _read(path: Path) -> Cascade:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from greenagent.core.records import Energy
+from greenagent.serve.cascade.shadow import Shadows
 
 __all__ = ["Telemetry"]
 
@@ -56,6 +57,18 @@ class Telemetry:
         self._meter = counter("meter_energy_joules", "Everything the meter counted.", "provenance")
         self._carbon = counter("carbon_grams", "Grams of CO2 equivalent of requests.", "zone", "provenance")
         self._model = model
+
+    def watches(self, shadows: Shadows) -> None:
+        """Adds what shadowing has seen of a cascade."""
+        found: dict[str, tuple[str, Callable[[], float]]] = {
+            "cascade_shadowed_requests": ("Requests asked of the top tier too.", lambda: shadows.watch.seen),
+            "cascade_shadowed_unlike": ("Of those, answers that were not the top tier's.", lambda: shadows.watch.losses),
+            "cascade_evidence": ("Evidence (e-value) that more differs than was certified.", lambda: shadows.watch.evidence),
+            "cascade_alarm": ("1 once the top tier answers everything.", lambda: float(shadows.alarmed_at is not None)),
+        }
+        for name, (text, value) in found.items():
+            gauge = Gauge(_PREFIX + name, text, ["model_name"], registry=self._registry)
+            gauge.labels(self._model).set_function(value)
 
     def refused(self) -> None:
         """Counts a request that was turned away: a bad one, a wrong key, a full queue."""

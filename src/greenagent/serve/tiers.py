@@ -13,13 +13,13 @@ from greenagent.serve.accounts import Runs
 from greenagent.serve.dialect import Dialect, Plan, dialect_for
 from greenagent.serve.metered import MeteredClient
 from greenagent.serve.problems import ApiError
-from greenagent.serve.request import ChatRequest
+from greenagent.serve.request import ChatRequest, Quality
 
 __all__ = ["PassedOn", "Tier", "Try", "confidence", "tries_below"]
 
-Why = Literal["unsure", "invalid", "unfit", "failed", "away"]
+Why = Literal["unsure", "invalid", "unfit", "failed", "away", "asked", "alarm"]
 """Why a tier did not answer: not sure enough, an answer that is none of those allowed, not made for such requests, an error,
-or its engine is not running."""
+its engine is not running, the top tier was asked for, or the cascade no longer keeps its promise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,9 @@ class Tier:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dialect", dialect_for(self.interface))
 
-    def turn(self, request: ChatRequest, request_id: str, *, held: bool = True) -> Try:
+    def turn(self, request: ChatRequest, request_id: str, *, held: bool = True, green: bool = False) -> Try:
         """Its turn at a request. ``held``: its answer is looked at as a whole before it is given, else it is given as it comes.
+        ``green``: any answer that is allowed is sure enough.
 
         Errors: those of the dialect, for a request that it is not made for.
         """
@@ -44,7 +45,7 @@ class Tier:
         if not held:
             return Try(self.name, plan, self.engine)
         plan.request = plan.request.model_copy(update={"logprobs": True, "stream": False})
-        return Try(self.name, plan, self.engine, self.threshold)
+        return Try(self.name, plan, self.engine, 0.0 if green else self.threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +80,22 @@ def confidence(logprobs: Sequence[float]) -> float:
     return math.exp(min(math.fsum(logprobs), 0.0)) if logprobs else 0.0
 
 
-def tries_below(tiers: Iterable[Tier], request: ChatRequest, request_id: str) -> tuple[list[Try], list[PassedOn]]:
+def tries_below(
+    tiers: Iterable[Tier], request: ChatRequest, request_id: str, quality: Quality = "certified", *, alarm: bool = False
+) -> tuple[list[Try], list[PassedOn]]:
     """The turns of the tiers below the top one, and those that have none: a specialised model answers only what it is made
-    for."""
+    for. ``alarm``: thresholds are no longer trusted."""
     tries: list[Try] = []
     passed: list[PassedOn] = []
     for tier in tiers:
+        if quality == "top" or (alarm and quality == "certified"):
+            passed.append(PassedOn(tier.name, "asked" if quality == "top" else "alarm"))
+            continue
         if not tier.engine.alive:
             passed.append(PassedOn(tier.name, "away"))
             continue
         try:
-            tries.append(tier.turn(request, request_id))
+            tries.append(tier.turn(request, request_id, green=quality == "green"))
         except (ApiError, GreenagentError):
             passed.append(PassedOn(tier.name, "unfit"))
     return tries, passed

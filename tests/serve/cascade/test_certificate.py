@@ -20,7 +20,7 @@ def population(examples: int, rng: np.random.Generator) -> Answers:
     """Three tiers whose confidence says how often they are right, the cheapest the least."""
     confidence = rng.beta([3.0, 5.0], 1.0, (examples, 2))
     right = rng.random((examples, 3)) < np.column_stack([confidence, np.full(examples, 0.95)])
-    return Answers(confidence, right, np.tile(JOULES, (examples, 1)))
+    return Answers(confidence, right, right == right[:, -1:], np.tile(JOULES, (examples, 1)))
 
 
 def test_the_p_value_is_the_binomials() -> None:
@@ -37,15 +37,17 @@ def test_the_first_sure_tier_answers_and_discarded_answers_cost() -> None:
     answers = Answers(
         np.array([[0.9, 0.1], [0.2, 0.8], [0.2, 0.2]]),
         np.array([[False, True, True], [True, True, False], [False, False, True]]),
+        np.array([[False, True, True], [False, False, True], [False, False, True]]),
         np.tile(JOULES, (3, 1)),
     )
     outcome = answers.outcome(np.array([0.5, 0.5]))
     assert answers.tier_of(np.array([0.5, 0.5])).tolist() == [0, 1, 2]
     assert (outcome.losses, outcome.risk, outcome.accuracy) == (1, pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert outcome.energy_j == pytest.approx((1 + 5 + 45) / 3)
+    assert outcome.unlike == 2
     assert outcome.answered == (pytest.approx(1 / 3),) * 3
     with pytest.raises(ValueError, match="3 examples and 3 tiers"):
-        Answers(answers.confidence[:, :1], answers.right, answers.energy_j)
+        Answers(answers.confidence[:, :1], answers.right, answers.same, answers.energy_j)
 
 
 def test_the_path_only_loosens_and_only_while_it_saves() -> None:

@@ -18,33 +18,37 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A cascade's mean over the examples: ``risk`` is the share where it is wrong and the top tier right."""
+    """A cascade's mean over the examples: ``risk`` is the share where it is wrong and the top tier right; ``unlike`` counts the
+    answers that are not the top tier's."""
 
     risk: float
     losses: int
     accuracy: float
     energy_j: float
     answered: tuple[float, ...]
+    unlike: int
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """Tiers from the cheapest to the top one.
 
-    ``confidence``: (examples, tiers - 1), of all but the top. ``right``: (examples, tiers). ``energy_j``: (examples, tiers),
-    joules of asking each tier, whether its answer is used or not.
+    ``confidence``: (examples, tiers - 1), of all but the top. ``right`` and ``same`` (as the top tier's):
+    (examples, tiers). ``energy_j``: (examples, tiers), joules of asking each tier, whether its answer is used or not.
     """
 
     confidence: Floats
     right: Bools
+    same: Bools
     energy_j: Floats
 
     def __post_init__(self) -> None:
         examples, tiers = self.right.shape
-        if self.confidence.shape != (examples, tiers - 1) or self.energy_j.shape != (examples, tiers):
+        found = (self.confidence.shape, self.same.shape, self.energy_j.shape)
+        if found != ((examples, tiers - 1), (examples, tiers), (examples, tiers)):
             raise ValueError(
-                f"{examples} examples and {tiers} tiers need confidence {(examples, tiers - 1)} and joules {(examples, tiers)}; "
-                f"got {self.confidence.shape} and {self.energy_j.shape}"
+                f"{examples} examples and {tiers} tiers need confidence {(examples, tiers - 1)}, and what is same and joules "
+                f"{(examples, tiers)}; got {', '.join(map(str, found))}"
             )
 
     def __len__(self) -> int:
@@ -57,7 +61,7 @@ class Answers:
 
     def part(self, rows: NDArray[np.int64]) -> Answers:
         """Those of some examples."""
-        return Answers(self.confidence[rows], self.right[rows], self.energy_j[rows])
+        return Answers(self.confidence[rows], self.right[rows], self.same[rows], self.energy_j[rows])
 
     def tier_of(self, thresholds: Floats) -> NDArray[np.int64]:
         """The tier that answers each example: the first whose confidence reaches its threshold, else the top one."""
@@ -81,4 +85,5 @@ class Answers:
             accuracy=float(self.right[rows, tier].mean()),
             energy_j=float((self.energy_j * asked).cumsum(1)[rows, tier].mean()),
             answered=tuple(float((tier == i).mean()) for i in range(self.tiers)),
+            unlike=int((~self.same[rows, tier]).sum()),
         )

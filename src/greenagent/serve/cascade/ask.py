@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from greenagent.core.calls import Tool, ToolCall
+from greenagent.core.calls import Tool
 from greenagent.core.clock import SystemClock
 from greenagent.core.concurrent import for_each
 from greenagent.core.errors import EngineError, GreenagentError, InputError, RequestError
-from greenagent.serve.answer import CallDelta
+from greenagent.serve.answer import Delta, calls_of, same_answer
 from greenagent.serve.cascade.answers import Answers
 from greenagent.serve.generation import Generation, InvalidAnswerError, new_request_id
 from greenagent.serve.problems import ApiError
@@ -31,6 +31,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class _Said:
+    deltas: list[Delta] | None = None
     confidence: float = 0.0
     right: bool = False
     energy_j: float = 0.0
@@ -65,11 +66,21 @@ async def ask_tiers(
 
         await for_each(range(len(examples)), one, concurrency=min(concurrency, len(examples)))
         columns.append(found)
+    return _answers(columns)
+
+
+def _answers(columns: Sequence[Sequence[_Said]]) -> Answers:
+    top = columns[-1]
     return Answers(
-        np.array([[said.confidence for said in row] for row in zip(*columns[:-1], strict=True)]).reshape(len(examples), -1),
-        np.array([[said.right for said in row] for row in zip(*columns, strict=True)], dtype=bool),
-        np.array([[said.energy_j for said in row] for row in zip(*columns, strict=True)]),
+        np.array([[said.confidence for said in column] for column in columns[:-1]]).reshape(-1, len(top)).T,
+        np.array([[said.right for said in column] for column in columns], dtype=bool).T,
+        np.array([[_same(said, best) for said, best in zip(column, top, strict=True)] for column in columns], dtype=bool).T,
+        np.array([[said.energy_j for said in column] for column in columns]).T,
     )
+
+
+def _same(said: _Said, top: _Said) -> bool:
+    return said.deltas is not None and top.deltas is not None and same_answer(said.deltas, top.deltas)
 
 
 def _request(example: Example, tools: Sequence[Tool], memo: ToolsMemo) -> ChatRequest:
@@ -91,14 +102,14 @@ async def _ask(tier: Tier, request: ChatRequest, example: Example, metric: str, 
         return _Said()
     clock = SystemClock()
     generation = Generation([turn], account, clock=clock, started_at=clock.now(), started_s=clock.monotonic_s())
-    calls, sure = await _answer(generation, top=top)
+    deltas, sure = await _answer(generation, top=top)
     energy_j = account.close().energy_j
     if energy_j is None:
         raise InputError("the joules of a request are not known here: nothing could be chosen by them")
-    return _Said(sure, calls is not None and is_right(metric, example, calls), energy_j)
+    return _Said(deltas, sure, deltas is not None and is_right(metric, example, calls_of(deltas)), energy_j)
 
 
-async def _answer(generation: Generation, *, top: bool) -> tuple[list[ToolCall] | None, float]:
+async def _answer(generation: Generation, *, top: bool) -> tuple[list[Delta] | None, float]:
     try:
         deltas = [delta async for delta in generation.deltas()]
     except InvalidAnswerError:
@@ -107,5 +118,4 @@ async def _answer(generation: Generation, *, top: bool) -> tuple[list[ToolCall] 
         if top:
             raise
         return None, 0.0
-    calls = [ToolCall(name=d.name, arguments=json.loads(d.arguments)) for d in deltas if isinstance(d, CallDelta)]
-    return calls, confidence([float(entry["logprob"]) for entry in generation.token_logprobs])
+    return deltas, confidence([float(entry["logprob"]) for entry in generation.token_logprobs])

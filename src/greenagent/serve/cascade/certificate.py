@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 
 from greenagent.serve.cascade.answers import Answers, Floats, Outcome
 
-__all__ = ["Certified", "binomial_tail", "certify", "examples_needed"]
+__all__ = ["Certified", "at_most", "binomial_tail", "certify", "examples_needed"]
+
+_CLOSE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,15 @@ def binomial_tail(losses: int, examples: int, alpha: float) -> float:
         log_n - math.lgamma(k + 1) - math.lgamma(examples - k + 1) + k * log_a + (examples - k) * log_b for k in range(losses + 1)
     )
     return min(1.0, math.fsum(map(math.exp, terms)))
+
+
+def at_most(count: int, examples: int, delta: float) -> float:
+    """The share that ``count`` among ``examples`` speaks for at most, with certainty 1 - delta (Clopper and Pearson)."""
+    low, high = count / examples, 1.0
+    while count < examples and high - low > _CLOSE:
+        middle = (low + high) / 2
+        low, high = (low, middle) if binomial_tail(count, examples, middle) <= delta else (middle, high)
+    return high
 
 
 def examples_needed(alpha: float, delta: float) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from greenagent.core.cascade import CascadeReport
 from greenagent.core.errors import InputError
 from greenagent.serve.cascade.answers import NEVER, Answers, Floats
-from greenagent.serve.cascade.certificate import Certified, certify, examples_needed
+from greenagent.serve.cascade.certificate import Certified, at_most, certify, examples_needed
 from greenagent.serve.cascade.path import loosening_path
 from greenagent.tasks import Example
 
@@ -59,7 +59,7 @@ def tested(answers: Answers, parts: Parts, alpha: float, delta: float) -> Certif
     return certify(answers.part(parts.certify), loosening_path(answers.part(parts.path)), alpha, delta)
 
 
-def report_of(answers: Answers, rows: Rows, thresholds: Floats | None, names: Sequence[str]) -> CascadeReport:
+def report_of(answers: Answers, rows: Rows, thresholds: Floats | None, names: Sequence[str], delta: float) -> CascadeReport:
     """The cascade against its top tier on ``rows``."""
     held_out, always = answers.part(rows), np.full(answers.tiers - 1, NEVER)
     found, top = (held_out.outcome(chosen) for chosen in (always if thresholds is None else thresholds, always))
@@ -71,4 +71,6 @@ def report_of(answers: Answers, rows: Rows, thresholds: Floats | None, names: Se
         energy_j=found.energy_j,
         top_energy_j=top.energy_j,
         answered=dict(zip(names, found.answered, strict=True)),
+        unlike=found.unlike / len(rows),
+        unlike_at_most=at_most(found.unlike, len(rows), delta),
     )

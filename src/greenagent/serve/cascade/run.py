@@ -67,7 +67,7 @@ async def certify_config(
         losses=found.outcome.losses if found.outcome else None,
         p_value=found.p_value,
         tested=found.tested,
-        report=report_of(answers, parts.report, found.thresholds, [tier.name for tier in planned]),
+        report=report_of(answers, parts.report, found.thresholds, [tier.name for tier in planned], delta),
         provenance=provenance,
     )
 
