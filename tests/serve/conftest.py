@@ -27,6 +27,7 @@ from greenagent.measure.sensors.replay import ConstantPowerSensor
 from greenagent.measure.signals.intensity import lookup
 from greenagent.serve import server as serving
 from greenagent.serve.accounts import Accounts, CpuTimes
+from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
@@ -176,6 +177,7 @@ async def serve() -> AsyncIterator[Serve]:
         ledger: MemoryLedger | None = None,
         below: Mapping[str, Below] | None = None,
         shadows: Shadows | None = None,
+        looks: Looks | None = None,
         **settings: Any,
     ) -> Served:
         worker = ScriptedWorker(script if callable(script) else lambda request: script, token_s)
@@ -184,7 +186,7 @@ async def serve() -> AsyncIterator[Serve]:
         client = clients[ONLY]
         tiers = [Tier(name, clients[name], tier.interface, tier.threshold) for name, tier in under.items()]
         found = GatewaySettings(model="tiny", interface=interface or Interface(), **settings)
-        gateway = Gateway(found, client, log, below=tiers, shadows=shadows)
+        gateway = Gateway(found, client, log, below=tiers, shadows=shadows, looks=looks)
         opened = listen("127.0.0.1", 0)
         server = uvicorn.Server(
             uvicorn.Config(build_app(gateway), ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=2)

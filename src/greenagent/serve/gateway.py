@@ -23,6 +23,7 @@ from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import GreenagentError, InputError, RequestError
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity, Energy
+from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.dialect import dialect_for
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
@@ -66,7 +67,8 @@ class Gateway:
     """Answers chat requests with metered engines and one ledger.
 
     ``engine`` is the top tier, whose interface the settings have; those ``below`` it, the cheapest first, are asked before it, on
-    the same accounts. With ``shadows`` some of their answers are compared with the top tier's.
+    the same accounts. With ``shadows`` some of their answers are compared with the top tier's; ``looks`` say who is
+    worth asking.
     """
 
     def __init__(
@@ -77,12 +79,14 @@ class Gateway:
         *,
         below: Sequence[Tier] = (),
         shadows: Shadows | None = None,
+        looks: Looks | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         self.engine = engine
         self.accounts = engine.accounts
         self.below = list(below)
+        self.looks = looks
         self.log = PatientLog(ledger)
         self._clock = clock or SystemClock()
         self._dialect = dialect_for(settings.interface)
@@ -121,8 +125,9 @@ class Gateway:
         except BaseException:  # the client is gone, or the server ends
             account.drop()
             raise
+        glance = self.looks.at(body.query) if self.looks is not None and tries and quality == "certified" else None
         generation = Generation(
-            [*tries, top], account, clock=self._clock, started_at=started_at, started_s=started_s, passed=passed
+            [*tries, top], account, clock=self._clock, started_at=started_at, started_s=started_s, passed=passed, glance=glance
         )
         self._running.add(generation)
         if self.look is not None and tries and quality == "certified":

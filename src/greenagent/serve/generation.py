@@ -16,6 +16,7 @@ from greenagent.core.errors import EngineError, RequestError
 from greenagent.core.records import Activity, Energy
 from greenagent.serve.accounts import Account
 from greenagent.serve.answer import Delta
+from greenagent.serve.cascade.glance import Glance
 from greenagent.serve.problems import ApiError
 from greenagent.serve.tiers import PassedOn, Try, confidence
 
@@ -54,12 +55,14 @@ class Generation:
         started_at: datetime,
         started_s: float,
         passed: Sequence[PassedOn] = (),
+        glance: Glance | None = None,
     ) -> None:
         self._tries = tries
         self._account = account
         self._clock = clock
         self._started_at = started_at
         self._started_s = started_s
+        self._glance = glance
         self._cancelled = False
         self._given_up: ApiError | None = None
         self._settled = False
@@ -106,6 +109,8 @@ class Generation:
             ApiError: it answered what its grammar forbids, or the request was given up.
         """
         for turn in self._tries[:-1]:
+            if not self._worth(turn):
+                continue
             answer = await self._held(turn)
             if answer is not None:
                 self.held = answer
@@ -119,11 +124,19 @@ class Generation:
             async for delta in deltas:
                 yield delta
 
+    def _worth(self, turn: Try) -> bool:
+        """Whether a tier is likely enough to be sure; else it is passed over unasked."""
+        if self._glance is None or turn.threshold is None or self._glance.worth(turn.tier, turn.threshold):
+            return True
+        self._pass_on(PassedOn(turn.tier, "unlikely"))
+        return False
+
     async def _held(self, turn: Try) -> list[Delta] | None:
         """A lower tier's whole answer, if it is sure enough of it; else why not is noted, and its tokens remain paid for."""
         try:
             found = [delta async for delta in self._answer(turn)]
         except InvalidAnswerError:
+            self._saw(turn, 0.0)
             self._pass_on(PassedOn(turn.tier, "invalid"))
             return None
         except (EngineError, RequestError, ApiError):
@@ -133,11 +146,16 @@ class Generation:
         if self._cancelled:
             return None
         sure = confidence([float(entry["logprob"]) for entry in self.token_logprobs])
+        self._saw(turn, sure)
         if turn.threshold is None or sure >= turn.threshold:
             self.tier, self.confidence = turn.tier, sure
             return found
         self._pass_on(PassedOn(turn.tier, "unsure", sure, turn.threshold))
         return None
+
+    def _saw(self, turn: Try, sure: float) -> None:
+        if self._glance is not None:
+            self._glance.saw(turn.tier, sure)
 
     def _pass_on(self, passed: PassedOn) -> None:
         self.passed.append(passed)

@@ -28,10 +28,11 @@ from greenagent.core.heap import settle_heap
 from greenagent.core.records import Activity
 from greenagent.ledger import open_ledger
 from greenagent.serve.accounts import Accounts
+from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.keys import ApiKeys, check_exposure
-from greenagent.serve.start import shadows_of, started, tiers_to_serve
+from greenagent.serve.start import read_cascade, shadows_of, started, tiers_to_serve
 from greenagent.serve.tiers import Tier
 
 __all__ = ["Ready", "check", "idle_activity", "listen", "serve", "write_idle"]
@@ -219,7 +220,10 @@ async def serve(
                 for tier, client in zip(below, engines, strict=False)
             ]
             clock = clock or SystemClock()
-            gateway = Gateway(settings, engine, ledger, below=tiers, shadows=shadows_of(options, planned, clock), clock=clock)
+            cascade = read_cascade(options.cascade) if options.cascade else None
+            shadows = shadows_of(cascade, options, clock) if cascade else None
+            looks = Looks.of(cascade) if cascade else None
+            gateway = Gateway(settings, engine, ledger, below=tiers, shadows=shadows, looks=looks, clock=clock)
             host, port = opened.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             ready = Ready(url, os.getpid(), name, engine.facts, str(engine.accounts.provenance), ledger.name)

@@ -17,7 +17,7 @@ from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig, TierConfig
 from greenagent.serve.metered import MeteredClient, open_metered
 
-__all__ = ["NamedTier", "named_tiers", "shadows_of", "started", "tiers_to_serve"]
+__all__ = ["NamedTier", "named_tiers", "read_cascade", "shadows_of", "started", "tiers_to_serve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def tiers_to_serve(options: ServeConfig) -> list[NamedTier]:
     tiers = named_tiers(options)
     if options.cascade is None:
         return tiers
-    cascade = _read(options.cascade)
+    cascade = read_cascade(options.cascade)
     if [tier.name for tier in cascade.tiers] != [tier.name for tier in tiers]:
         said = ", ".join(tier.name for tier in cascade.tiers)
         raise InputError(f"{options.cascade} was certified for the tiers {said}: run greenagent certify again")
@@ -76,17 +76,17 @@ def tiers_to_serve(options: ServeConfig) -> list[NamedTier]:
     return [*below, tiers[-1]]
 
 
-def shadows_of(options: ServeConfig, tiers: list[NamedTier], clock: Clock) -> Shadows | None:
+def shadows_of(cascade: Cascade, options: ServeConfig, clock: Clock) -> Shadows | None:
     """The watch of the config's cascade; ``None`` where there is nothing to watch."""
-    if options.cascade is None or len(tiers) == 1 or not options.shadow:
+    if options.cascade is None or not cascade.certified or not options.shadow:
         return None
-    cascade = _read(options.cascade)
     if cascade.report is None or cascade.report.unlike_at_most is None:
         return None
     return Shadows(cascade, options.cascade.with_suffix(".watch.json"), options.shadow, clock=clock)
 
 
-def _read(path: Path) -> Cascade:
+def read_cascade(path: Path) -> Cascade:
+    """:raises InputError: there is none, or the file is no cascade."""
     try:
         return Cascade.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

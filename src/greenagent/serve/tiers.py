@@ -17,9 +17,9 @@ from greenagent.serve.request import ChatRequest, Quality
 
 __all__ = ["PassedOn", "Tier", "Try", "confidence", "tries_below"]
 
-Why = Literal["unsure", "invalid", "unfit", "failed", "away", "asked", "alarm"]
+Why = Literal["unsure", "invalid", "unfit", "failed", "away", "unlikely", "asked", "alarm"]
 """Why a tier did not answer: not sure enough, an answer that is none of those allowed, not made for such requests, an error,
-its engine is not running, the top tier was asked for, or the cascade no longer keeps its promise."""
+its engine is not running, not worth asking, the top tier was asked for, or the cascade no longer keeps its promise."""
 
 
 @dataclass(frozen=True, slots=True)
