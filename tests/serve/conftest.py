@@ -32,6 +32,7 @@ from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.metered import MeteredClient
+from greenagent.serve.remote.client import RemoteTier
 from greenagent.serve.server import Ready, listen
 from greenagent.serve.tiers import Tier
 
@@ -166,7 +167,7 @@ Serve = Callable[..., Awaitable[Served]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts gateways: ``await serve(script, interface=..., token_s=..., ledger=..., below=..., **settings)``."""
+    """Starts gateways: ``await serve(script, interface=..., below=..., far=..., **settings)``; ``far`` is the top tier."""
     servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
     async def start(
@@ -178,12 +179,15 @@ async def serve() -> AsyncIterator[Serve]:
         below: Mapping[str, Below] | None = None,
         shadows: Shadows | None = None,
         looks: Looks | None = None,
+        far: RemoteTier | None = None,
         **settings: Any,
     ) -> Served:
         worker = ScriptedWorker(script if callable(script) else lambda request: script, token_s)
         under, log = below or {}, ledger or MemoryLedger()
         clients = metered_tiers({**{name: tier.worker for name, tier in under.items()}, ONLY: worker})
         client = clients[ONLY]
+        if far is not None:
+            client = MeteredClient(far, client.accounts, "far", lambda: 0.0)
         tiers = [Tier(name, clients[name], tier.interface, tier.threshold) for name, tier in under.items()]
         found = GatewaySettings(model="tiny", interface=interface or Interface(), **settings)
         gateway = Gateway(found, client, log, below=tiers, shadows=shadows, looks=looks)

@@ -57,13 +57,15 @@ class EngineRequest(BaseModel):
     grammar: Grammar | None = None
     logprobs: bool = False
     stream: bool = True
+    told: dict[str, Any] = Field(default_factory=dict, description="OpenAI's fields that only a remote server is told")
 
 
 class TokenEvent(BaseModel):
     """New tokens of one request. The last event of a request has a ``finish_reason`` and the token counts.
 
     ``text`` is the new text (special tokens left out, never half a character); ``logprobs`` has one natural-log probability per
-    token of ``token_ids`` when asked for. ``energy`` is set on the last event by clients that meter.
+    token of ``token_ids`` when asked for. ``energy`` is set on the last event by clients that meter, and of what other servers
+    have used.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -20,7 +20,7 @@ from typing import Protocol
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
 from greenagent.core.records import Energy
-from greenagent.measure import energy_record
+from greenagent.measure import energy_record, with_elsewhere
 from greenagent.measure.attribution import Attributor
 from greenagent.measure.meter import Meter
 from greenagent.measure.proc import host_cpu_s
@@ -81,6 +81,7 @@ class Account:
         self.request_id = request_id
         self._opened_s = opened_s
         self._energy: Energy | None = None
+        self._elsewhere: list[Energy] = []
         self._generations = 0
         self._engine: Runs | None = None
 
@@ -99,6 +100,8 @@ class Account:
         with self._accounts.attempt(attempt, self.request_id, engine.name):
             async with aclosing(engine.run(request)) as events:
                 async for event in events:
+                    if event.energy is not None:
+                        self._elsewhere.append(event.energy)
                     yield event
 
     def cancel(self) -> None:
@@ -112,7 +115,8 @@ class Account:
     def close(self) -> Energy:
         """Reads the meter, ends the account and returns what the request cost; again the same when called again."""
         if self._energy is None:
-            self._energy = self._accounts.settle(self.request_id, self._opened_s)
+            own = self._accounts.settle(self.request_id, self._opened_s)
+            self._energy = with_elsewhere(own, self._elsewhere)
         return self._energy
 
     def drop(self) -> None:

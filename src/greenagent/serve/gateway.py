@@ -25,7 +25,6 @@ from greenagent.core.interface import Interface
 from greenagent.core.records import Activity, Energy
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
-from greenagent.serve.dialect import dialect_for
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
 from greenagent.serve.keys import ApiKeys
 from greenagent.serve.metered import MeteredClient
@@ -35,7 +34,7 @@ from greenagent.serve.request import ChatRequest, Quality, parse_request
 from greenagent.serve.second_look import SecondLook
 from greenagent.serve.streaming import EventStream
 from greenagent.serve.telemetry import Telemetry
-from greenagent.serve.tiers import Tier, Try, tries_below
+from greenagent.serve.tiers import Tier, Try, dialect_of, tries_below
 from greenagent.serve.tools_memo import ToolsMemo
 from greenagent.serve.wire import completion_body
 
@@ -89,7 +88,7 @@ class Gateway:
         self.looks = looks
         self.log = PatientLog(ledger)
         self._clock = clock or SystemClock()
-        self._dialect = dialect_for(settings.interface)
+        self._dialect = dialect_of(engine, settings.interface)
         self._memo = ToolsMemo()
         self._running: set[Generation] = set()
         self._created = int(time.time())

@@ -64,6 +64,7 @@ class Generation:
         self._started_s = started_s
         self._glance = glance
         self._cancelled = False
+        self._counted = 0
         self._given_up: ApiError | None = None
         self._settled = False
         self.id = account.request_id
@@ -167,7 +168,7 @@ class Generation:
         reader, request = turn.plan.reader, turn.plan.request
         while not self._cancelled:
             self._check_given_up()
-            before = self.generated_tokens or 0
+            self._counted = 0
             last: TokenEvent | None = None
             async with aclosing(self._account.generate(request, turn.engine)) as events:
                 async for event in events:
@@ -181,7 +182,7 @@ class Generation:
                 self._check_given_up()
                 self._cancelled = True
                 return
-            ending = reader.finish((last and last.finish_reason) or "stop", (self.generated_tokens or 0) - before)
+            ending = reader.finish((last and last.finish_reason) or "stop", self._counted)
             for delta in ending.deltas:
                 yield delta
             if ending.again is None:
@@ -201,10 +202,12 @@ class Generation:
         """Counts tokens as they come: all cost energy, also those of an answer that is thrown away."""
         if event.finish_reason == "error":
             raise EngineError(event.error or "the engine could not answer this request")
-        if event.token_ids:
-            self.generated_tokens = (self.generated_tokens or 0) + len(event.token_ids)
-            if self.first_token_s is None and event.finish_reason is None:
-                self.first_token_s = self._clock.monotonic_s() - self._started_s
+        count = len(event.token_ids) or (0 if self._counted else event.generated_tokens or 0)  # remote servers only say how many
+        self._counted += count
+        if count:
+            self.generated_tokens = (self.generated_tokens or 0) + count
+        if (count or event.text) and self.first_token_s is None and event.finish_reason is None:
+            self.first_token_s = self._clock.monotonic_s() - self._started_s
         if event.prompt_tokens is not None and self.prompt_tokens is None:
             self.prompt_tokens = event.prompt_tokens
         if event.logprobs:

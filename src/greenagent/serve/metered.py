@@ -21,6 +21,7 @@ from greenagent.measure.proc import tree_cpu_s
 from greenagent.measure.sensors import discover
 from greenagent.measure.signals.intensity import lookup
 from greenagent.serve.accounts import Accounts
+from greenagent.serve.remote.client import REMOTE, RemoteTier, is_remote
 
 __all__ = ["MeteredClient", "WorkerLike", "open_metered"]
 
@@ -58,6 +59,8 @@ class MeteredClient:
         self, client: WorkerLike, accounts: Accounts, name: str = ONLY, cpu_s: Callable[[], float] | None = None
     ) -> None:
         self._client = client
+        self.remote = isinstance(client, RemoteTier)
+        """Whether it is another server, which takes requests as clients write them."""
         self.accounts = accounts
         self.name = name
         accounts.add(name, cpu_s or self._process_cpu_s, inside=cpu_s is not None)
@@ -150,13 +153,13 @@ async def open_metered(
         EngineError: the worker died while loading.
     """
     intensity = lookup(zone) if accounts is None else None
-    kind = engine_for(engine, model)
+    kind = REMOTE if is_remote(str(model)) else engine_for(engine, model)
     metered: list[MeteredClient] = []
 
     def on_step(report: StepReport) -> None:
         metered[0].on_step(report)
 
-    start = _in_process if kind in IN_PROCESS else _in_worker
+    start = _elsewhere if kind == REMOTE else _in_process if kind in IN_PROCESS else _in_worker
     client, cpu_s = await start(
         model,
         kind,
@@ -174,6 +177,13 @@ async def open_metered(
         await client.aclose()
         raise
     return metered[0]
+
+
+async def _elsewhere(
+    model: Path | str, engine: str, *, options: Mapping[str, Any] | None, **unused: Any
+) -> tuple[WorkerLike, Callable[[], float]]:
+    """Another server takes no CPU time of this host."""
+    return RemoteTier.open(str(model), options or {}), lambda: 0.0
 
 
 async def _in_process(

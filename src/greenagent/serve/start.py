@@ -16,6 +16,7 @@ from greenagent.engines.models import resolve_model
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig, TierConfig
 from greenagent.serve.metered import MeteredClient, open_metered
+from greenagent.serve.remote.client import RemoteOptions, is_remote
 
 __all__ = ["NamedTier", "named_tiers", "read_cascade", "shadows_of", "started", "tiers_to_serve"]
 
@@ -39,9 +40,11 @@ def named_tiers(options: ServeConfig) -> list[NamedTier]:
     """
     found: list[NamedTier] = []
     for tier in options.tiers:
-        reference = resolve_model(tier.model) if tier.engine != "stub" else None
+        if is_remote(tier.model):
+            RemoteOptions.read(tier.model, tier.options)
+        reference = resolve_model(tier.model) if tier.engine != "stub" and not is_remote(tier.model) else None
         card = reference.card if reference is not None else None
-        name = tier.name or (reference.name if reference is not None else tier.model)
+        name = tier.name or (reference.name if reference is not None else str(tier.options.get("model", tier.model)))
         if name in [other.name for other in found]:
             raise InputError(f"two tiers are called {name!r}: give one of them another name")
         found.append(_named(name, card, tier))

@@ -13,9 +13,10 @@ from greenagent.serve.accounts import Runs
 from greenagent.serve.dialect import Dialect, Plan, dialect_for
 from greenagent.serve.metered import MeteredClient
 from greenagent.serve.problems import ApiError
+from greenagent.serve.remote.dialect import RemoteDialect
 from greenagent.serve.request import ChatRequest, Quality
 
-__all__ = ["PassedOn", "Tier", "Try", "confidence", "tries_below"]
+__all__ = ["PassedOn", "Tier", "Try", "confidence", "dialect_of", "tries_below"]
 
 Why = Literal["unsure", "invalid", "unfit", "failed", "away", "unlikely", "asked", "alarm"]
 """Why a tier did not answer: not sure enough, an answer that is none of those allowed, not made for such requests, an error,
@@ -33,7 +34,7 @@ class Tier:
     dialect: Dialect = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dialect", dialect_for(self.interface))
+        object.__setattr__(self, "dialect", dialect_of(self.engine, self.interface))
 
     def turn(self, request: ChatRequest, request_id: str, *, held: bool = True, green: bool = False) -> Try:
         """Its turn at a request. ``held``: its answer is looked at as a whole before it is given, else it is given as it comes.
@@ -73,6 +74,11 @@ class PassedOn:
         if self.confidence is not None:
             found |= {"confidence": round(self.confidence, 6), "threshold": self.threshold}
         return found
+
+
+def dialect_of(engine: MeteredClient, interface: Interface) -> Dialect:
+    """How requests are put to an engine."""
+    return RemoteDialect() if engine.remote else dialect_for(interface)
 
 
 def confidence(logprobs: Sequence[float]) -> float:
