@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from greenagent.core.errors import InputError
+from greenagent.core.errors import InputError, IntegrityError
 from greenagent.ledger import open_ledger
 from greenagent.ledger.schema import REVISIONS, VERSION_TABLE, metadata
 
@@ -67,8 +67,33 @@ def test_a_ledger_from_a_newer_greenagent_is_refused(path):
     connection.commit()
     connection.close()
     for readonly in (False, True):
-        with pytest.raises(InputError, match=r"has schema 0999, .* none newer than 0001: upgrade greenagent"):
+        with pytest.raises(InputError, match=rf"has schema 0999, .* none newer than {REVISIONS[-1]}: upgrade greenagent"):
             open_ledger(path, readonly=readonly)
+
+
+def test_an_older_ledger_is_brought_up_to_date_and_still_verifies(path, make_activity, monkeypatch):
+    """Columns that came later are left out of a row's hash where they are empty."""
+    with open_ledger(path, writer="w") as ledger:
+        stored = [ledger.record(make_activity(number)) for number in range(5)]
+    connection = sqlite3.connect(path)
+    connection.execute("DROP INDEX activities_key_id")
+    connection.execute("ALTER TABLE activities DROP COLUMN key_id")
+    for table in ("api_keys", "key_limits", "budgets", "reservations", "leases", "contents"):
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0001'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(InputError, match="of the older schema 0001: open it once for writing"):
+        open_ledger(path, readonly=True)
+    with open_ledger(path, writer="w") as ledger:
+        assert list(ledger.activities()) == stored
+        assert ledger.record(make_activity(9, key_id="ga-1")).seq == 6
+        assert ledger.verify().ok
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE leases")
+    connection.close()
+    with pytest.raises(IntegrityError, match="its table 'leases' is gone"):
+        open_ledger(path)
 
 
 def test_a_database_of_something_else_is_left_alone(path):

@@ -3,21 +3,25 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 
+from greenagent.core.clock import ManualClock
 from greenagent.core.errors import EnvironmentalError, InputError
-from greenagent.ledger import open_ledger
+from greenagent.ledger import Amounts, Ask, Budgets, Content, Contents, Granted, Keys, Limit, Refused, open_ledger
 from greenagent.ledger import verify as verify_module
 from greenagent.ledger.schema import VERSION_TABLE, metadata
 
 pytestmark = pytest.mark.postgres
 APPENDER = Path(__file__).with_name("appender.py")
+SPENDER = Path(__file__).with_name("spender.py")
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +141,55 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged(url):
         assert len(acknowledged) >= 60
         assert set(acknowledged) <= {a.id for a in ledger.activities()}
         assert ledger.verify().ok
+
+
+def test_budgets_hold_over_several_gateways(url, make_activity):
+    with open_ledger(url) as first, open_ledger(url) as second, ThreadPoolExecutor(40) as pool:
+        limits = [Limit.parse(text) for text in ("requests=50/day", "tokens=1000", "joules=9/month")]
+        key = Keys(first).create("k", limits)[0]
+        asks = [Ask(uuid4().hex, key.id, Amounts(1, 10, 100_000, 0), prompt_tokens=5) for _ in range(200)]
+        asked = zip(asks, cycle((first, second)))
+        results = list(pool.map(lambda pair: Budgets(pair[1]).reserve(pair[0]).result(), asked))
+        running = [ask for ask, result in zip(asks, results, strict=True) if isinstance(result, Granted)]
+        assert len(running) == 50
+        for ask in running:
+            ledger = (first, second)[asks.index(ask) % 2]
+            ledger.record(make_activity(id=ask.id, key_id=key.id, prompt_tokens=5, generated_tokens=2, energy={"energy_j": 0.2}))
+        standing = {use.limit.measure: (use.used, use.reserved) for use in Keys(second).standing(key)}
+        assert standing == {"requests": (50, 0), "tokens": (350, 0), "joules": (pytest.approx(10), 0)}
+        assert isinstance(Budgets(second).reserve(asks[0]).result(), Refused)
+        assert second.verify().ok
+
+
+def test_a_killed_gateway_frees_what_it_had_reserved(url):
+    with open_ledger(url, lease_s=1) as ledger:
+        key = Keys(ledger).create("k", [Limit.parse("requests=2/day")])[0]
+        child = subprocess.Popen([sys.executable, SPENDER, url, key.id, "2", "1"], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "2\n"
+        child.kill()
+        child.stdout.close()
+        child.wait()
+
+        def granted() -> bool:
+            return isinstance(Budgets(ledger).reserve(Ask(uuid4().hex, key.id, Amounts(1, 1))).result(), Granted)
+
+        deadline = time.monotonic() + 20
+        while not granted():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert [granted(), granted()] == [True, False]
+
+
+def test_contents_are_kept_and_deleted(url):
+    clock = ManualClock()
+    with open_ledger(url, clock=clock) as ledger:
+        given = Content("a", None, "what was asked \0", "é")
+        Contents(ledger).store(given, days=1).result()
+        assert Contents(ledger).read("a") == given._replace(prompt="what was asked \ufffd")
+        clock.advance(86400)
+        assert Contents(ledger).prune().result() == 1
+        assert Contents(ledger).read("a") is None
 
 
 def test_a_lost_connection_fails_the_batch_and_later_appends_work(url, database, make_activity):

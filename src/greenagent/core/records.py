@@ -81,6 +81,7 @@ class Activity(Record):
     ghg_scope: Literal[1, 2, 3] | None = None
     factor_version: str | None = Field(default=None, description="which table the carbon factor comes from")
     outcome: Literal["ok", "error", "cancelled"] = "ok"
+    key_id: str | None = Field(default=None, description="which API key asked for it: its id, never the key")
     attributes: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -8,13 +8,13 @@ import secrets
 import socket
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,8 +23,9 @@ from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import GreenagentError, InputError, IntegrityError, nearest
 from greenagent.core.records import Activity, ActivityKind
 from greenagent.ledger.checkpoint import Checkpoint, heads, insert_checkpoint, make_checkpoint, signing_key
-from greenagent.ledger.commit import Entry, GroupCommit
+from greenagent.ledger.commit import Entry, GroupCommit, Work
 from greenagent.ledger.migrate import ensure_schema
+from greenagent.ledger.reserve import LEASE_S, Reserver
 from greenagent.ledger.rows import StoredActivity, activity_of, check_sense, row_of
 from greenagent.ledger.schema import activities, utc_text
 from greenagent.ledger.store import Durability, Store, open_store, translated
@@ -32,6 +33,7 @@ from greenagent.ledger.verify import Verification, verify
 
 __all__ = ["Ledger", "open_ledger"]
 
+T = TypeVar("T")
 PAGE = 500
 _RETRY_S = 0.005
 _UNPLACED = {"writer": "", "seq": 0, "previous_hash": "", "hash": ""}
@@ -46,6 +48,7 @@ def open_ledger(
     readonly: bool = False,
     key: bytes | None = None,
     lock_timeout_s: float = 15.0,
+    lease_s: float = LEASE_S,
     clock: Clock | None = None,
 ) -> Ledger:
     """Opens the ledger at ``url`` (a path, ``sqlite:///PATH``, ``postgresql://…``), making it or bringing it up to date.
@@ -53,7 +56,8 @@ def open_ledger(
     ``None`` is the environment's ``GREENAGENT_LEDGER``, else a file in the user's data directory. ``writer`` names the chain that
     appends extend (default: host, process and a random part, so a chain of its own). ``durability`` says what an acknowledged
     activity survives: ``process`` the death of any process, ``power`` also that of the machine. ``key`` signs checkpoints
-    (default: the environment's ``GREENAGENT_LEDGER_KEY``). A write waits at most ``lock_timeout_s`` for other processes.
+    (default: the environment's ``GREENAGENT_LEDGER_KEY``). A write waits at most ``lock_timeout_s`` for other processes. What
+    this ledger reserves of budgets outlives its process by ``lease_s``.
 
     Raises `InputError` for what is no ledger, `EnvironmentalError` when the machine refuses, `MissingExtraError` without psycopg.
     """
@@ -68,7 +72,7 @@ def open_ledger(
     except BaseException:
         store.engine.dispose()
         raise
-    return Ledger(store, name, key, readonly=readonly, clock=clock or SystemClock())
+    return Ledger(store, name, key, readonly=readonly, lease_s=lease_s, clock=clock or SystemClock())
 
 
 @contextmanager
@@ -85,9 +89,13 @@ def _errors(store: Store) -> Iterator[None]:
 class Ledger:
     """An append-only store of activities; `open_ledger` makes one. Safe to share between threads, not with a forked process."""
 
-    def __init__(self, store: Store, writer: str, key: bytes | None, *, readonly: bool, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, writer: str, key: bytes | None, *, readonly: bool, clock: Clock, lease_s: float = LEASE_S
+    ) -> None:
         self.writer = writer
         self.name = store.name
+        self.clock = clock
+        self.reserver = Reserver(f"{writer}/{secrets.token_hex(8)}", clock, lease_s)
         self._store = store
         self._key = key
         self._readonly = readonly
@@ -128,6 +136,18 @@ class Ledger:
             await asyncio.sleep(_RETRY_S)
         return await asyncio.shield(asyncio.wrap_future(self.append(activity)))
 
+    def transact(self, run: Callable[[sa.Connection], T], then: Callable[[T], None] | None = None) -> Future[T]:
+        """Queues other work for the next transaction: budgets, keys, contents. See `greenagent.ledger.commit.Work`."""
+        work = Work(run, then)
+        self._committer().submit(work)
+        return work.future
+
+    def read(self, run: Callable[[sa.Connection], T]) -> T:
+        """What ``run`` reads, in a transaction of its own."""
+        self._check_open()
+        with _errors(self._store), self._store.engine.connect() as connection:
+            return run(connection)
+
     def activities(
         self,
         *,
@@ -137,6 +157,7 @@ class Ledger:
         writer: str | None = None,
         parent_id: str | None = None,
         id: str | None = None,
+        key_id: str | None = None,
         newest_first: bool = False,
         limit: int | None = None,
     ) -> Iterator[StoredActivity]:
@@ -153,7 +174,8 @@ class Ledger:
                 query = query.where(bound(_filter_time(name, time)))
         if kind is not None:
             query = query.where(activities.c.kind.in_(_kinds(kind)))
-        for column, value in ((activities.c.writer, writer), (activities.c.parent_id, parent_id), (activities.c.id, id)):
+        a = activities.c
+        for column, value in ((a.writer, writer), (a.parent_id, parent_id), (a.id, id), (a.key_id, key_id)):
             if value is not None:
                 query = query.where(column == value)
         self._check_open()
@@ -199,6 +221,9 @@ class Ledger:
 
     def close(self) -> None:
         """Commits what is queued, leaves a checkpoint of this chain, frees the store. Closing twice is fine."""
+        if self.reserver.leased and not self._closed and os.getpid() == self._pid:
+            with suppress(GreenagentError):  # else its lease runs out
+                self.transact(self.reserver.leave).result()
         with self._lock:
             self._closed = True
         if os.getpid() != self._pid:
@@ -227,7 +252,7 @@ class Ledger:
         if self._commit is None:
             with self._lock:
                 if self._commit is None and not self._closed:
-                    commit = GroupCommit(self._store, self.writer, self._key, self._clock)
+                    commit = GroupCommit(self._store, self.writer, self._key, self._clock, self.reserver)
                     self._ending = weakref.finalize(self, _end, commit, self._store, self._pid)
                     self._commit = commit
             self._check_open()

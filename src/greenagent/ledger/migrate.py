@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from greenagent.core.errors import InputError, IntegrityError
-from greenagent.ledger.schema import REVISIONS, VERSION_TABLE, activities, checkpoints
+from greenagent.ledger.schema import REVISIONS, VERSION_TABLE, activities, checkpoints, metadata
 from greenagent.ledger.store import Store
 
 __all__ = ["ensure_schema"]
@@ -46,7 +46,8 @@ def _revision(connection: sa.Connection, store: Store) -> str | None:
     elif store.is_sqlite and tables:
         raise InputError(f"{store.name} is a database of something else (it has the table {tables[0]!r}), not a ledger")
     ours = {activities.name, checkpoints.name}
-    lost = sorted(ours - set(tables)) if found is not None else []
+    expected = set(metadata.tables) if found == REVISIONS[-1] else ours
+    lost = sorted(expected - set(tables)) if found is not None else []
     if lost:
         raise IntegrityError(f"the ledger {store.name} is damaged: its table {lost[0]!r} is gone")
     if found is None and VERSION_TABLE in tables and ours & set(tables):

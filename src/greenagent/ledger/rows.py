@@ -89,6 +89,7 @@ def row_of(activity: Activity) -> Row:
         "factor_version": _text("factor_version", activity.factor_version),
         "outcome": _text("outcome", activity.outcome),
         "attributes": _json("attributes", activity.attributes),
+        "key_id": _text("key_id", activity.key_id),
     }
 
 

@@ -12,9 +12,23 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import Dialect
 
-__all__ = ["REVISIONS", "VERSION_TABLE", "UtcText", "activities", "checkpoints", "metadata", "utc_text"]
+__all__ = [
+    "REVISIONS",
+    "VERSION_TABLE",
+    "UtcText",
+    "activities",
+    "api_keys",
+    "budgets",
+    "checkpoints",
+    "contents",
+    "key_limits",
+    "leases",
+    "metadata",
+    "reservations",
+    "utc_text",
+]
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema revision this version of greenagent knows, oldest first."""
 
 VERSION_TABLE = "greenagent_ledger_version"
@@ -43,6 +57,8 @@ class UtcText(sa.TypeDecorator[str]):
 
 
 metadata = sa.MetaData()
+_HAS_KEY = sa.text("key_id IS NOT NULL")
+_MEASURED = ("requests", "tokens", "energy_uj", "carbon_ug")
 _Count = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -98,10 +114,12 @@ activities = sa.Table(
     _text("factor_version"),
     _text("outcome", required=True),
     _text("attributes", required=True),
+    _text("key_id"),
     sa.UniqueConstraint("writer", "seq", name="activities_writer_seq"),
     sa.UniqueConstraint("id", name="activities_id"),
     sa.Index("activities_started_at", "started_at", "position"),
     sa.Index("activities_parent_id", "parent_id"),
+    sa.Index("activities_key_id", "key_id", "started_at", sqlite_where=_HAS_KEY, postgresql_where=_HAS_KEY),
 )
 
 checkpoints = sa.Table(
@@ -110,4 +128,67 @@ checkpoints = sa.Table(
     sa.Column("position", _Count, primary_key=True, autoincrement=True),
     sa.Column("created_at", UtcText(), nullable=False),
     _text("document", required=True),
+)
+
+
+def _time(name: str, *, required: bool = False) -> sa.Column[str]:
+    return sa.Column(name, UtcText(), nullable=not required)
+
+
+# What follows is no record of what ran, and is changed in place: keys, what they may use and have used, and contents.
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.Text(), primary_key=True),
+    _text("name", required=True),
+    _text("sha256", required=True),
+    _time("created_at", required=True),
+    _time("expires_at"),
+    _time("revoked_at"),
+    _count("changed", required=True),
+)
+
+key_limits = sa.Table(
+    "key_limits",
+    metadata,
+    sa.Column("key_id", sa.Text(), primary_key=True),
+    sa.Column("measure", sa.Text(), primary_key=True),
+    sa.Column("per", sa.Text(), primary_key=True),
+    _count("amount", required=True),
+)
+
+budgets = sa.Table(
+    "budgets",
+    metadata,
+    sa.Column("key_id", sa.Text(), primary_key=True),
+    sa.Column("starts_at", UtcText(), primary_key=True),
+    sa.Column("ends_at", UtcText(), primary_key=True),
+    *(_count(f"{name}_{state}", required=True) for name in _MEASURED for state in ("used", "reserved")),
+)
+
+reservations = sa.Table(
+    "reservations",
+    metadata,
+    sa.Column("id", sa.Text(), primary_key=True),
+    _text("key_id", required=True),
+    _text("owner", required=True),
+    _time("reserved_at", required=True),
+    *(_count(name, required=True) for name in _MEASURED),
+    sa.Index("reservations_owner", "owner"),
+    sa.Index("reservations_key_id", "key_id", "reserved_at"),
+)
+
+leases = sa.Table("leases", metadata, sa.Column("owner", sa.Text(), primary_key=True), _time("expires_at", required=True))
+
+contents = sa.Table(
+    "contents",
+    metadata,
+    sa.Column("request_id", sa.Text(), primary_key=True),
+    _text("key_id"),
+    _time("stored_at", required=True),
+    _time("delete_at", required=True),
+    _text("prompt", required=True),
+    _text("answer", required=True),
+    sa.Index("contents_delete_at", "delete_at"),
 )
