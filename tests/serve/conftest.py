@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +30,10 @@ from greenagent.serve import server as serving
 from greenagent.serve.accounts import Accounts, CpuTimes
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
-from greenagent.serve.config import ServeConfig
+from greenagent.serve.config import ServeConfig, validated
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
+from greenagent.serve.guards import Guards
+from greenagent.serve.keys import ApiKeys
 from greenagent.serve.metered import MeteredClient
 from greenagent.serve.remote.client import RemoteTier
 from greenagent.serve.server import Ready, listen
@@ -169,17 +172,20 @@ Serve = Callable[..., Awaitable[Served]]
 async def serve() -> AsyncIterator[Serve]:
     """Starts gateways: ``await serve(script, interface=..., below=..., far=..., **settings)``; ``far`` is the top tier."""
     servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+    stack = AsyncExitStack()
 
     async def start(
         script: Script | str = "hello there",
         *,
         interface: Interface | None = None,
         token_s: float = 0.0,
-        ledger: MemoryLedger | None = None,
+        ledger: Any = None,
         below: Mapping[str, Below] | None = None,
         shadows: Shadows | None = None,
         looks: Looks | None = None,
         far: RemoteTier | None = None,
+        guarded: dict[str, Any] | None = None,
+        admin_key: ApiKeys | None = None,
         **settings: Any,
     ) -> Served:
         worker = ScriptedWorker(script if callable(script) else lambda request: script, token_s)
@@ -189,11 +195,19 @@ async def serve() -> AsyncIterator[Serve]:
         if far is not None:
             client = MeteredClient(far, client.accounts, "far", lambda: 0.0)
         tiers = [Tier(name, clients[name], tier.interface, tier.threshold) for name, tier in under.items()]
+        parts: dict[str, Any] = {}
+        admin = None
+        if guarded is not None:  # a config's keys: the gateway stands behind the guards of a real ledger
+            config = validated({"tiers": [{"model": "tiny"}]} | guarded)
+            guards = Guards(config, ledger, settings.pop("keys", None), admin_key, SystemClock())
+            settings["keys"], admin = guards.ring, guards.admin
+            parts = {"admission": guards.admission(client.accounts, "tiny"), "transcripts": guards.transcripts}
+            await stack.enter_async_context(guards.upkeep())
         found = GatewaySettings(model="tiny", interface=interface or Interface(), **settings)
-        gateway = Gateway(found, client, log, below=tiers, shadows=shadows, looks=looks)
+        gateway = Gateway(found, client, log, below=tiers, shadows=shadows, looks=looks, **parts)
         opened = listen("127.0.0.1", 0)
         server = uvicorn.Server(
-            uvicorn.Config(build_app(gateway), ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=2)
+            uvicorn.Config(build_app(gateway, admin), ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=2)
         )
         task = asyncio.create_task(server.serve([opened]))
         servers.append((server, task))
@@ -205,6 +219,7 @@ async def serve() -> AsyncIterator[Serve]:
     for server, task in servers:
         server.should_exit = True
         await task
+    await stack.aclose()
 
 
 WEATHER = Tool(

@@ -20,7 +20,7 @@ from greenagent.core.errors import ElsewhereError, EnvironmentalError, Greenagen
 
 __all__ = ["app", "main"]
 
-VERBS = ("doctor", "measure", "compress", "evaluate", "certify", "serve", "bench", "ledger", "task", "demo")
+VERBS = ("doctor", "measure", "compress", "evaluate", "certify", "serve", "keys", "bench", "ledger", "task", "demo")
 
 app = typer.Typer(
     name="greenagent",

@@ -64,7 +64,7 @@ def serve(
     """Parses, then runs `greenagent.serve.server.serve` until SIGTERM or Ctrl-C."""
     try:
         from greenagent.serve import server
-        from greenagent.serve.keys import load_keys
+        from greenagent.serve.keys import load_admin_key, load_keys
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "serve", "greenagent serve") from error
     check_writable(ready_file)
@@ -72,14 +72,14 @@ def serve(
     shared |= {"api_keys": api_keys, "max_queue": max_queue}
     own = {"engine": engine, "device": device, "threads": threads, "max_batch": max_batch}
     config = _config(model, *({key: value for key, value in given.items() if value is not None} for given in (shared, own)))
-    keys = load_keys(config.api_keys)
+    keys, admin_key = load_keys(config.api_keys), load_admin_key(config.admin_key)
     if check:
         server.check(config, keys)
         say(f"{model}: {len(config.tiers)} model{'s' * (len(config.tiers) > 1)}, ready to be served")
         return
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     announce = partial(_announce, ready_file=ready_file, as_json=as_json)
-    server.run(server.serve(config, announce, keys=keys, on_progress=None if as_json else say))
+    server.run(server.serve(config, announce, keys=keys, admin_key=admin_key, on_progress=None if as_json else say))
 
 
 def _config(model: str, shared: dict[str, Any], own: dict[str, Any]) -> ServeConfig:

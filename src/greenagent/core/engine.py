@@ -50,6 +50,7 @@ class EngineRequest(BaseModel):
     messages: list[Message] | None = None
     tools: list[Tool] = Field(default_factory=list)
     max_tokens: int = Field(default=64, ge=1)
+    max_prompt_tokens: int | None = Field(default=None, description="a longer prompt is refused, before it costs anything")
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from greenagent.core.engine import EngineRequest, FinishReason, TokenEvent
+from greenagent.engines.base import PromptTooLongError
 
 __all__ = ["Answer", "Decode", "GrowingText"]
 
@@ -48,6 +49,8 @@ class Answer:
     """
 
     def __init__(self, request: EngineRequest, prompt_tokens: int, decode: Decode, end_ids: Collection[int]) -> None:
+        if request.max_prompt_tokens is not None and prompt_tokens > request.max_prompt_tokens:
+            raise PromptTooLongError(prompt_tokens, request.max_prompt_tokens)
         self.request_id = request.request_id
         self.prompt_tokens = prompt_tokens
         self.generated_tokens = 0

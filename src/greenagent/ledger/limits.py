@@ -18,7 +18,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.core.errors import InputError, nearest
 
-__all__ = ["COLUMNS", "MEASURES", "PERIODS", "Amounts", "Limit", "Measure", "Per", "Window", "amount_text", "in_store", "window"]
+__all__ = [
+    "COLUMNS",
+    "MEASURES",
+    "PERIODS",
+    "Amounts",
+    "Limit",
+    "Measure",
+    "Per",
+    "Window",
+    "amount_text",
+    "in_store",
+    "kind_of",
+    "window",
+]
 
 Measure = Literal["requests", "tokens", "joules", "grams"]
 Per = Literal["minute", "hour", "day", "month", "ever"]
@@ -94,6 +107,19 @@ class Window(NamedTuple):
 
     start: datetime
     end: datetime
+
+
+def kind_of(text: str) -> tuple[Measure, Per]:
+    """``tokens/day``: the limit of that measure and window.
+
+    :raises InputError: there is no such measure or window.
+    """
+    measure, _, per = text.partition("/")
+    for known_measure in MEASURES:
+        for known_per in PERIODS:
+            if (measure, per or "ever") == (known_measure, known_per):
+                return known_measure, known_per
+    raise InputError(f"a limit's kind is written MEASURE/PER, for example tokens/day, not {text!r}")
 
 
 def window(per: Per, now: datetime) -> Window:

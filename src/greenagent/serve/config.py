@@ -55,6 +55,11 @@ class ServeConfig(BaseModel):
     ledger: str | None = Field(default=None, description="file or URL; else $GREENAGENT_LEDGER, else the user's")
     durability: Literal["process", "power"] = Field(default="process", description="what a committed request survives")
     api_keys: Path | None = Field(default=None, description="file with one key per line; else $GREENAGENT_API_KEYS")
+    admin_key: Path | None = Field(
+        default=None, description="file with the key of /admin/keys; else $GREENAGENT_ADMIN_KEY, else there is no /admin"
+    )
+    store_content: bool = Field(default=False, description="keep prompts and answers in the ledger's store, for debugging")
+    content_days: float = Field(default=7.0, gt=0, le=3650, description="after which kept prompts and answers are deleted")
     max_queue: int = Field(default=256, ge=0, description="requests that may wait; more get a 429")
     grace_s: float = Field(default=30.0, ge=0, description="how long answers in flight may take when the server is asked to stop")
 
@@ -99,9 +104,9 @@ def load_config(path: Path, *, to_certify: bool = False) -> ServeConfig:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     tiers = [tier.model_copy(update={"model": _beside(path, tier.model)}) for tier in config.tiers]
-    keys = Path(_beside(path, str(config.api_keys))) if config.api_keys else None
+    keys, admin = (Path(_beside(path, str(file))) if file else None for file in (config.api_keys, config.admin_key))
     cascade = path.parent / config.cascade if config.cascade else None
-    return config.model_copy(update={"tiers": tiers, "api_keys": keys, "cascade": cascade})
+    return config.model_copy(update={"tiers": tiers, "api_keys": keys, "admin_key": admin, "cascade": cascade})
 
 
 def _without_thresholds(tiers: Any) -> Any:

@@ -23,10 +23,12 @@ from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import GreenagentError, InputError, RequestError
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity, Energy
+from greenagent.serve.admin import Admin
+from greenagent.serve.admission import Admission, Admitted
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
-from greenagent.serve.keys import ApiKeys
+from greenagent.serve.keys import Caller, KeyCheck
 from greenagent.serve.metered import MeteredClient
 from greenagent.serve.patient import PatientLog
 from greenagent.serve.problems import ApiError, as_api_error, engine_died
@@ -36,6 +38,7 @@ from greenagent.serve.streaming import EventStream
 from greenagent.serve.telemetry import Telemetry
 from greenagent.serve.tiers import Tier, Try, dialect_of, tries_below
 from greenagent.serve.tools_memo import ToolsMemo
+from greenagent.serve.transcripts import Transcripts
 from greenagent.serve.wire import completion_body
 
 __all__ = ["Gateway", "GatewaySettings", "build_app"]
@@ -57,7 +60,7 @@ class GatewaySettings:
     max_batch: int = 32
     max_queue: int = 256
     max_body: int = 8 * 1024 * 1024
-    keys: ApiKeys | None = None
+    keys: KeyCheck | None = None
     host: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,7 +70,7 @@ class Gateway:
 
     ``engine`` is the top tier, whose interface the settings have; those ``below`` it, the cheapest first, are asked before it, on
     the same accounts. With ``shadows`` some of their answers are compared with the top tier's; ``looks`` say who is
-    worth asking.
+    worth asking. ``admission`` holds keys to their limits; ``transcripts`` keep contents, without them nothing is kept.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class Gateway:
         below: Sequence[Tier] = (),
         shadows: Shadows | None = None,
         looks: Looks | None = None,
+        admission: Admission | None = None,
+        transcripts: Transcripts | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
@@ -86,6 +91,8 @@ class Gateway:
         self.accounts = engine.accounts
         self.below = list(below)
         self.looks = looks
+        self.admission = admission
+        self.transcripts = transcripts
         self.log = PatientLog(ledger)
         self._clock = clock or SystemClock()
         self._dialect = dialect_of(engine, settings.interface)
@@ -98,18 +105,34 @@ class Gateway:
             self.telemetry.watches(shadows)
             self.look = SecondLook(shadows, self._top_turn, self.accounts, self.log, self._clock, self._facts())
 
-    def authorize(self, request: Request) -> None:
-        """Lets the request pass, or raises the 401."""
+    def authorize(self, request: Request) -> Caller | None:
+        """Who asks, ``None`` where no keys are needed; or raises the 401."""
         keys = self.settings.keys
-        if keys is not None and not keys.accepts(request.headers.get("authorization")):
+        if keys is None or not keys.required:
+            return None
+        caller = keys.identify(request.headers.get("authorization"))
+        if caller is None:
             raise ApiError(401, "no or wrong API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")
+        return caller
+
+    async def _admit(self, caller: Caller | None, request_id: str, turns: Sequence[Try]) -> Admitted:
+        """Reserves what the request may need of its key's limits; while it waited others may have come."""
+        if self.admission is None:
+            return Admitted(None if caller is None else caller.id)
+        admitted = await self.admission.admit(caller, request_id, turns)
+        try:
+            self._check_room()
+        except ApiError:
+            self.admission.release(request_id)
+            raise
+        return admitted
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
         started_at, started_s = self._clock.now(), self._clock.monotonic_s()
         account = self.accounts.open(new_request_id())
         try:
-            self.authorize(request)
+            caller = self.authorize(request)
             self._check_room()
             body = parse_request(await self._read_body(request), self._memo)
             self._check_model(body.model)
@@ -117,6 +140,7 @@ class Gateway:
             alarm = self.look is not None and self.look.shadows.alarmed_at is not None
             quality = _quality(request, body)
             tries, passed = tries_below(self.below, body, account.request_id, quality, alarm=alarm)
+            admitted = await self._admit(caller, account.request_id, [*tries, top])
         except (ApiError, GreenagentError) as error:
             account.drop()
             self.telemetry.refused()
@@ -126,14 +150,25 @@ class Gateway:
             raise
         glance = self.looks.at(body.query) if self.looks is not None and tries and quality == "certified" else None
         generation = Generation(
-            [*tries, top], account, clock=self._clock, started_at=started_at, started_s=started_s, passed=passed, glance=glance
+            [*tries, top],
+            account,
+            clock=self._clock,
+            started_at=started_at,
+            started_s=started_s,
+            passed=passed,
+            glance=glance,
+            admitted=admitted,
         )
         self._running.add(generation)
+        if self.transcripts is not None:
+            self.transcripts.begins(generation, body)
         if self.look is not None and tries and quality == "certified":
             self.look.begins(generation.id, body)
         if body.stream:
             return EventStream(self, generation, body)
-        return await self._answer(generation, body, request.receive)
+        response = await self._answer(generation, body, request.receive)
+        response.headers.update(admitted.headers)
+        return response
 
     async def _answer(self, generation: Generation, body: ChatRequest, receive: Receive) -> Response:
         watch = DisconnectWatch(receive, generation.cancel)
@@ -182,6 +217,8 @@ class Gateway:
 
     async def failed(self, generation: Generation, error: Exception, *, stream: bool) -> ApiError:
         """Records a request that failed and gives the error to answer with."""
+        if self.admission is not None:
+            error = self.admission.explain(generation, error)
         if isinstance(error, RequestError) and error.param == "grammar":
             error = RequestError(str(error), generation.grammar_from)
         problem = as_api_error(error)
@@ -201,6 +238,10 @@ class Gateway:
             await self.settle(generation, "cancelled", stream=stream)
         if self.look is not None:
             self.look.ended(generation)
+        if self.admission is not None:
+            self.admission.ended(generation)
+        if self.transcripts is not None:
+            self.transcripts.ended(generation)
 
     def _describe(self, stream: bool, generation: Generation, outcome: Outcome, energy: Energy) -> Activity:
         return generation.activity(outcome, energy, **self._facts(), attributes={"stream": stream, **self.settings.facts})
@@ -317,8 +358,8 @@ class _ShortWay:
         await response(scope, receive, send)
 
 
-def build_app(gateway: Gateway) -> ASGIApp:
-    """The ASGI application of ``gateway``; it starts and stops nothing."""
+def build_app(gateway: Gateway, admin: Admin | None = None) -> ASGIApp:
+    """The ASGI application of ``gateway``, with the paths of ``admin`` where there is one; it starts and stops nothing."""
     app = FastAPI(title="greenagent", docs_url=None, redoc_url=None, openapi_url=None)
 
     async def models(request: Request) -> Response:
@@ -358,6 +399,8 @@ def build_app(gateway: Gateway) -> ASGIApp:
     app.add_route("/v1/models/{name:path}", model, methods=["GET"])
     app.add_route("/healthz", health, methods=["GET"])
     app.add_route("/metrics", metrics, methods=["GET"])
+    if admin is not None:
+        admin.mount(app)
     for kind in (ApiError, InputError, GreenagentError, Exception):
         app.add_exception_handler(kind, on_problem)
     app.add_exception_handler(HTTPException, on_http)

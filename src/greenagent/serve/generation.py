@@ -15,6 +15,7 @@ from greenagent.core.engine import TokenEvent
 from greenagent.core.errors import EngineError, RequestError
 from greenagent.core.records import Activity, Energy
 from greenagent.serve.accounts import Account
+from greenagent.serve.admission import Admitted
 from greenagent.serve.answer import Delta
 from greenagent.serve.cascade.glance import Glance
 from greenagent.serve.problems import ApiError
@@ -43,7 +44,8 @@ class Generation:
     """Runs a request's tries on one account, until a tier is sure enough.
 
     Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then may
-    the client hear that the answer is complete. ``held`` is a lower tier's answer, ``None`` where the top tier answers.
+    the client hear that the answer is complete. ``held`` is a lower tier's answer, ``None`` where the top tier answers; ``said``
+    is what was answered, kept only where it is a list.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Generation:
         started_s: float,
         passed: Sequence[PassedOn] = (),
         glance: Glance | None = None,
+        admitted: Admitted | None = None,
     ) -> None:
         self._tries = tries
         self._account = account
@@ -68,6 +71,8 @@ class Generation:
         self._given_up: ApiError | None = None
         self._settled = False
         self.id = account.request_id
+        self.admitted = admitted or Admitted()
+        self.said: list[Delta] | None = None
         self.grammar_from = tries[-1].plan.grammar_from
         self.tier = tries[-1].tier
         self.confidence: float | None = None
@@ -116,14 +121,20 @@ class Generation:
             if answer is not None:
                 self.held = answer
                 for delta in answer:
-                    yield delta
+                    yield self._noted(delta)
                 return
             if self._cancelled:
                 return
         self.tier = self._tries[-1].tier
         async with aclosing(self._answer(self._tries[-1])) as deltas:
             async for delta in deltas:
-                yield delta
+                yield self._noted(delta)
+
+    def _noted(self, delta: Delta) -> Delta:
+        """``delta``, which is kept where contents are."""
+        if self.said is not None:
+            self.said.append(delta)
+        return delta
 
     def _worth(self, turn: Try) -> bool:
         """Whether a tier is likely enough to be sure; else it is passed over unasked."""
@@ -255,6 +266,7 @@ class Generation:
             generated_tokens=self.generated_tokens,
             requests=1,
             outcome=outcome,
+            key_id=self.admitted.key_id,
             attributes=attributes | self.route(),
             **facts,
         )

@@ -6,7 +6,7 @@ exception class.
 | 400 | `RequestError`, `InputError` | ``BadRequestError`` |
 | 401 | no or wrong key | ``AuthenticationError`` |
 | 404 | unknown model or path | ``NotFoundError`` |
-| 429 | the queue is full (``retry-after`` set) | ``RateLimitError`` |
+| 429 | the queue is full (``retry-after`` set), or a key's limit is reached (`greenagent.serve.quota`) | ``RateLimitError`` |
 | 500 | `GreenagentError` | ``InternalServerError`` |
 | 405 | a method the path does not have (``allow`` set) | ``APIStatusError`` |
 | 503 | `EngineError`: the engine died or gave a request up | ``InternalServerError`` |

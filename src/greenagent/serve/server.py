@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import EnvironmentalError, InputError
@@ -31,7 +32,8 @@ from greenagent.serve.accounts import Accounts
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
-from greenagent.serve.keys import ApiKeys, check_exposure
+from greenagent.serve.guards import Guards, check_open_to
+from greenagent.serve.keys import ApiKeys
 from greenagent.serve.start import read_cascade, shadows_of, started, tiers_to_serve
 from greenagent.serve.tiers import Tier
 
@@ -176,7 +178,7 @@ def check(config: ServeConfig, keys: ApiKeys | None) -> None:
 
     Errors: those of `serve`.
     """
-    check_exposure(config.host, keys)
+    check_open_to(config, keys)
     tiers_to_serve(config)
     listen(config.host, config.port).close()
 
@@ -186,23 +188,27 @@ async def serve(
     on_ready: Callable[[Ready], None],
     *,
     keys: ApiKeys | None = None,
+    admin_key: ApiKeys | None = None,
     on_progress: Callable[[str], None] | None = None,
     clock: Clock | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT. ``on_ready`` is called once, when requests are answered.
+    """Serves until SIGTERM or SIGINT. ``on_ready`` is called once, when requests are answered. ``keys`` open the gateway beside
+    those in the ledger; with ``admin_key`` there is an admin surface.
 
     Raises:
         InputError: a model that cannot be served, a host beyond loopback without keys.
         EnvironmentalError: the port or the ledger cannot be used.
         EngineError: the engine died while loading.
     """
-    check_exposure(options.host, keys)
+    check_open_to(options, keys)
+    clock = clock or SystemClock()
     *below, top = planned = tiers_to_serve(options)
     name = options.name or top.name
     with (
         contextlib.closing(listen(options.host, options.port)) as opened,
-        open_ledger(options.ledger, durability=options.durability) as ledger,
+        open_ledger(options.ledger, durability=options.durability, clock=clock) as ledger,
     ):
+        guards = Guards(options, ledger, keys, admin_key, clock)
         async with started(planned, options.zone, on_progress, clock) as engines:
             engine = engines[-1]
             settings = GatewaySettings(
@@ -211,7 +217,7 @@ async def serve(
                 interface=top.interface,
                 max_batch=top.config.max_batch,
                 max_queue=options.max_queue,
-                keys=keys,
+                keys=guards.ring,
                 host=socket.gethostname(),
                 facts={"engine": engine.facts["engine"]},
             )
@@ -219,22 +225,32 @@ async def serve(
                 Tier(tier.name, client, tier.interface, tier.threshold or 0.0)
                 for tier, client in zip(below, engines, strict=False)
             ]
-            clock = clock or SystemClock()
             cascade = read_cascade(options.cascade) if options.cascade else None
             shadows = shadows_of(cascade, options, clock) if cascade else None
             looks = Looks.of(cascade) if cascade else None
-            gateway = Gateway(settings, engine, ledger, below=tiers, shadows=shadows, looks=looks, clock=clock)
+            gateway = Gateway(
+                settings,
+                engine,
+                ledger,
+                below=tiers,
+                shadows=shadows,
+                looks=looks,
+                admission=guards.admission(engine.accounts, name),
+                transcripts=guards.transcripts,
+                clock=clock,
+            )
             host, port = opened.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             ready = Ready(url, os.getpid(), name, engine.facts, str(engine.accounts.provenance), ledger.name)
             settle_heap()
-            async with _idle_records(gateway), contextlib.aclosing(gateway):
-                await _Server(_config(gateway, options), gateway, options.grace_s, lambda: on_ready(ready)).serve([opened])
+            async with _idle_records(gateway), contextlib.aclosing(gateway), guards.upkeep():
+                config = _config(build_app(gateway, guards.admin), options)
+                await _Server(config, gateway, options.grace_s, lambda: on_ready(ready)).serve([opened])
 
 
-def _config(gateway: Gateway, options: ServeConfig) -> uvicorn.Config:
+def _config(app: ASGIApp, options: ServeConfig) -> uvicorn.Config:
     return uvicorn.Config(
-        build_app(gateway),
+        app,
         http="httptools" if importlib.util.find_spec("httptools") else "h11",
         ws="none",
         lifespan="off",

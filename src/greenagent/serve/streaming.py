@@ -24,7 +24,7 @@ class EventStream(Response):
     engine's work."""
 
     def __init__(self, gateway: Gateway, generation: Generation, body: ChatRequest) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache", **generation.admitted.headers})
         del self.headers["content-length"]
         self._gateway = gateway
         self._generation = generation
