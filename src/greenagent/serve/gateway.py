@@ -27,14 +27,14 @@ from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
 from greenagent.serve.keys import ApiKeys
-from greenagent.serve.metered import MeteredClient
 from greenagent.serve.patient import PatientLog
 from greenagent.serve.problems import ApiError, as_api_error, engine_died
+from greenagent.serve.replicas.pool import Pool
 from greenagent.serve.request import ChatRequest, Quality, parse_request
 from greenagent.serve.second_look import SecondLook
 from greenagent.serve.streaming import EventStream
 from greenagent.serve.telemetry import Telemetry
-from greenagent.serve.tiers import Tier, Try, dialect_of, tries_below
+from greenagent.serve.tiers import Serves, Tier, Try, dialect_of, tries_below
 from greenagent.serve.tools_memo import ToolsMemo
 from greenagent.serve.wire import completion_body
 
@@ -73,7 +73,7 @@ class Gateway:
     def __init__(
         self,
         settings: GatewaySettings,
-        engine: MeteredClient,
+        engine: Serves,
         ledger: ActivityLog,
         *,
         below: Sequence[Tier] = (),
@@ -93,6 +93,8 @@ class Gateway:
         self._running: set[Generation] = set()
         self._created = int(time.time())
         self.telemetry = Telemetry(settings.model, lambda: len(self._running), settings.max_batch)
+        for pool in (served for served in (*(tier.engine for tier in self.below), engine) if isinstance(served, Pool)):
+            self.telemetry.shows(pool)
         self.look: SecondLook | None = None
         if shadows is not None:
             self.telemetry.watches(shadows)

@@ -32,6 +32,7 @@ from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
 from greenagent.serve.keys import ApiKeys, check_exposure
+from greenagent.serve.replicas.start import replica_configs
 from greenagent.serve.start import read_cascade, shadows_of, started, tiers_to_serve
 from greenagent.serve.tiers import Tier
 
@@ -209,7 +210,7 @@ async def serve(
                 model=name,
                 top=top.name,
                 interface=top.interface,
-                max_batch=top.config.max_batch,
+                max_batch=sum(config.max_batch for config in replica_configs(top.config)),
                 max_queue=options.max_queue,
                 keys=keys,
                 host=socket.gethostname(),

@@ -8,12 +8,15 @@ are not exported.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from greenagent.core.records import Energy
 from greenagent.serve.cascade.shadow import Shadows
+from greenagent.serve.replicas.pool import Pool
+from greenagent.serve.replicas.replica import Replica
 
 __all__ = ["Telemetry"]
 
@@ -57,6 +60,7 @@ class Telemetry:
         self._meter = counter("meter_energy_joules", "Everything the meter counted.", "provenance")
         self._carbon = counter("carbon_grams", "Grams of CO2 equivalent of requests.", "zone", "provenance")
         self._model = model
+        self._replicas: dict[str, Gauge] = {}
 
     def watches(self, shadows: Shadows) -> None:
         """Adds what shadowing has seen of a cascade."""
@@ -69,6 +73,19 @@ class Telemetry:
         for name, (text, value) in found.items():
             gauge = Gauge(_PREFIX + name, text, ["model_name"], registry=self._registry)
             gauge.labels(self._model).set_function(value)
+
+    def shows(self, pool: Pool) -> None:
+        """Adds a tier's replicas."""
+        found: dict[str, tuple[str, Callable[[Replica], float]]] = {
+            "replica_requests_running": ("Requests in flight on a replica.", lambda replica: replica.in_flight),
+            "replica_awake": ("1 while its engine is loaded.", lambda replica: float(replica.awake)),
+            "replica_wakes": ("How often its engine was loaded.", lambda replica: replica.wakes),
+        }
+        for name, (text, value) in found.items():
+            if name not in self._replicas:
+                self._replicas[name] = Gauge(_PREFIX + name, text, ["model_name", "replica"], registry=self._registry)
+            for replica in pool.replicas:
+                self._replicas[name].labels(self._model, replica.name).set_function(partial(value, replica))
 
     def refused(self) -> None:
         """Counts a request that was turned away: a bad one, a wrong key, a full queue."""
