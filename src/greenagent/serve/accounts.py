@@ -202,10 +202,10 @@ class Accounts:
         """The part of `total_j` that belongs to no request."""
         return self._attributor.idle_j
 
-    def j_per_token(self, engine: str) -> tuple[float | None, float | None]:
-        """Fitted joules of one more prompt token and of one more generated token on an engine; ``None`` until known."""
-        joules = self._attributor.engine(engine)
-        return joules.j_per_prefill_token, joules.j_per_decode_token
+    @property
+    def engines(self) -> list[str]:
+        """The names of those that have joined."""
+        return list(self._engines)
 
     def j_of_tokens(self, engine: str) -> TokenCosts:
         """All that is fitted of an engine's joules."""

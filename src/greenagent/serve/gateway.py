@@ -99,6 +99,7 @@ class Gateway:
         if shadows is not None:
             self.telemetry.watches(shadows)
             self.look = SecondLook(shadows, self._top_turn, self.accounts, self.log, self._clock, self._facts())
+            self.look.on_spent = self.telemetry.shadowed
 
     def authorize(self, request: Request) -> None:
         """Lets the request pass, or raises the 401."""
@@ -180,6 +181,7 @@ class Gateway:
             generated_tokens=generation.generated_tokens,
             latency_s=generation.latency_s,
             first_token_s=generation.first_token_s,
+            tier=generation.tier,
         )
 
     async def failed(self, generation: Generation, error: Exception, *, stream: bool) -> ApiError:
@@ -268,6 +270,8 @@ class Gateway:
     def metrics(self) -> bytes:
         """The metrics' text, after reading the meter."""
         self.accounts.settle_all()
+        for name in self.accounts.engines:
+            self.telemetry.costs(name or self.settings.top, self.accounts.j_of_tokens(name))
         return self.telemetry.render(self.accounts.idle_j, self.accounts.total_j, self.accounts.provenance.kind)
 
 
