@@ -171,6 +171,7 @@ def test_a_run_shrinks_in_rounds_and_is_resumed_between_them(tiny_dir: Path, tas
     left = load_candidate(str(tmp_path / "out")).shape
     assert (left.depth, left.ffn, left.groups, left.hidden) == (1, 32, 1, 64)
     assert [step.notes["examples"] for step in card.steps[1::2]] == [32, 32, 32]
+    assert all(step.notes["final_loss"] > 0 for step in card.steps[1::2])  # of trainings of a few steps too
 
 
 def test_zeros_grow_in_rounds(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
