@@ -19,7 +19,7 @@ from greenagent.compress.export.gguf import export_gguf
 from greenagent.compress.quantize.blocks import read_back
 from greenagent.compress.quantize.codes import GRIDS, Codes
 from greenagent.compress.quantize.encoder import export_dynamic_int8, export_int8
-from greenagent.compress.quantize.formats import EncoderFormat, GpuFormat, Quant, stored_as
+from greenagent.compress.quantize.formats import EncoderFormat, Format, GpuFormat, Quant, stored_as
 from greenagent.compress.quantize.layers import Target, quantize_layers
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.training.examples import NO_LIMIT, encode
@@ -43,7 +43,7 @@ class Quantize(StepOptions):
 
     families: ClassVar[tuple[Family, ...]] = ("language", "encoder")
 
-    format: Quant | GpuFormat | EncoderFormat = Field(default="Q8_0", description="how the weights are written")
+    format: Format = Field(default="Q8_0", description="how the weights are written")
     method: Literal["round", "gptq"] = Field(
         default="round",
         description="round to the nearest, or let later columns make up for the errors of earlier ones, on calibration examples",
