@@ -95,8 +95,8 @@ class Quantize(StepOptions):
         if self.format == "dynamic_int8":
             export_dynamic_int8(candidate, path)
         elif self.format == "int8":
-            calibration = rows_of(run.calibration(self.calibration_examples), run.interface)
-            select = rows_of(list(run.select)[:_SELECT_EXAMPLES], run.interface)
+            calibration = candidate.readable(rows_of(run.calibration(self.calibration_examples), run.interface))
+            select = candidate.readable(rows_of(list(run.select)[:_SELECT_EXAMPLES], run.interface))
             found = export_int8(
                 candidate,
                 path,

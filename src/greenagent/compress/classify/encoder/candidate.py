@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from greenagent.engines.encoder.torch import torch_network
 from greenagent.engines.models import encoder_directory, resolve_model
 from greenagent.engines.registry import AUTO, engine_for
 
-__all__ = ["ENCODERS", "Encoder", "encoder_shape", "load_encoder"]
+__all__ = ["ENCODERS", "Encoder", "encoder_reader", "encoder_shape", "load_encoder"]
 
 ENCODERS = ("bert",)
 """The architectures, as ``config.json`` calls them."""
+
+_AROUND = 8  # tokens that a tokenizer may put around a text
 
 
 class Encoder(Classifier):
@@ -42,10 +44,11 @@ class Encoder(Classifier):
 
     def inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """``input_ids`` and ``attention_mask`` (texts, longest). Raises `ModelError` for a text over the model's length."""
-        most = self.model.config.max_position_embeddings
         cut = self.tokenizer(list(texts), padding=True, return_tensors="pt")
-        if cut.input_ids.shape[1] > most:
-            raise ModelError(f"a text has {cut.input_ids.shape[1]} tokens: the model {self.base!r} reads {most} at most")
+        if cut.input_ids.shape[1] > self.most_tokens:
+            raise ModelError(
+                f"a text has {cut.input_ids.shape[1]} tokens: the model {self.base!r} reads {self.most_tokens} at most"
+            )
         return {"input_ids": cut.input_ids, "attention_mask": cut.attention_mask}
 
     def logits(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -59,7 +62,14 @@ class Encoder(Classifier):
             return super().taught(texts)
 
     def length(self, text: str) -> int:
-        return len(self.tokenizer(text).input_ids)
+        return _length(self.tokenizer, text)
+
+    @property
+    def most_tokens(self) -> int:
+        return int(self.model.config.max_position_embeddings)
+
+    def reads(self, text: str) -> bool:
+        return _surely_reads(self.most_tokens, text) or super().reads(text)
 
     @property
     def temperature(self) -> float:
@@ -129,6 +139,22 @@ def load_encoder(name: str, interface: Interface | None = None, seed: int = 0) -
     if not has_head:
         _draw(model.classifier, config.initializer_range, seed)
     return Encoder(model.eval(), tokenizer, base=name)
+
+
+def encoder_reader(name: str) -> Callable[[str], bool]:
+    """Whether a text is short enough for the encoder in the directory ``name``, which need not be loaded for that."""
+    most = int(_config(name).max_position_embeddings)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder_directory(name))
+    return lambda text: _surely_reads(most, text) or _length(tokenizer, text) <= most
+
+
+def _surely_reads(most: int, text: str) -> bool:
+    """Without cutting it into tokens: each has a byte at least, and few are put around."""
+    return len(text.encode()) + _AROUND <= most
+
+
+def _length(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, verbose=False).input_ids)
 
 
 def encoder_shape(name: str) -> Shape:

@@ -11,9 +11,8 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from greenagent.compress.candidate import Candidate, Family
-from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
-from greenagent.compress.classify.learn import calibrate, lengths_of
+from greenagent.compress.classify.learn import calibrate, lengths_of, rows_to_learn
 from greenagent.compress.distill.teacher import vocabulary_map
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions, require_teacher
@@ -58,7 +57,7 @@ class DistillHidden(TrainOptions):
         """Checks that both read the same tokens, then trains."""
         assert isinstance(candidate, Encoder)
         teacher = load_hidden_teacher(str(run.teacher(self.teacher)), run)
-        rows = rows_of(self.examples(run), run.interface)
+        rows = rows_to_learn(candidate, self.examples(run), run)
         texts = [row["text"] for row in rows]
         lengths = lengths_of(candidate, rows, self.max_tokens)
         ids = vocabulary_map(candidate.tokenizer, teacher.tokenizer, texts[:_SAMPLE])
