@@ -73,8 +73,8 @@ class Runs(Protocol):
 
 
 class Account:
-    """One request's energy account, open from its arrival to its end; several generations may run on it one after the other, on
-    any engines."""
+    """One request's energy account, open from its arrival to its end; several generations may run on it, after one another or at
+    once, on any engines."""
 
     def __init__(self, accounts: Accounts, request_id: str, opened_s: float) -> None:
         self._accounts = accounts
@@ -82,7 +82,7 @@ class Account:
         self._opened_s = opened_s
         self._energy: Energy | None = None
         self._generations = 0
-        self._engine: Runs | None = None
+        self._running: dict[str, Runs] = {}
 
     @property
     def generations(self) -> int:
@@ -93,18 +93,21 @@ class Account:
         """The engine's events; leaving early cancels the generation. The energy is not on them: see `close`."""
         attempt = self._attempt(self._generations)
         self._generations += 1
-        self._engine = engine
         if request.request_id != attempt:
             request = request.model_copy(update={"request_id": attempt})
-        with self._accounts.attempt(attempt, self.request_id, engine.name):
-            async with aclosing(engine.run(request)) as events:
-                async for event in events:
-                    yield event
+        self._running[attempt] = engine
+        try:
+            with self._accounts.attempt(attempt, self.request_id, engine.name):
+                async with aclosing(engine.run(request)) as events:
+                    async for event in events:
+                        yield event
+        finally:
+            del self._running[attempt]
 
     def cancel(self) -> None:
-        """Cancels the generation that runs; its events end with ``finish_reason == "cancelled"``."""
-        if self._engine is not None:
-            self._engine.cancel(self._attempt(self._generations - 1))
+        """Cancels the generations that run; their events end with ``finish_reason == "cancelled"``."""
+        for attempt, engine in list(self._running.items()):
+            engine.cancel(attempt)
 
     def _attempt(self, number: int) -> str:
         return self.request_id if not number else f"{self.request_id}+{number}"
