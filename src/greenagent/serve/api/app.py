@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from greenagent.core.errors import GreenagentError, InputError
 from greenagent.serve.api.chat import ChatEndpoint
+from greenagent.serve.api.completions import CompletionEndpoint
 from greenagent.serve.gateway import Gateway
 from greenagent.serve.generation import new_request_id
 from greenagent.serve.problems import ApiError, as_api_error
@@ -28,6 +29,7 @@ def _endpoints() -> dict[str, Endpoint]:
     """What answers requests that cost joules, by path."""
     return {
         "/v1/chat/completions": ChatEndpoint(),
+        "/v1/completions": CompletionEndpoint(),
     }
 
 
