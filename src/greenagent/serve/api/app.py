@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from greenagent.core.errors import GreenagentError, InputError
 from greenagent.serve.api.chat import ChatEndpoint
 from greenagent.serve.api.completions import CompletionEndpoint
+from greenagent.serve.api.embeddings import EmbeddingEndpoint
 from greenagent.serve.api.responses import ResponseEndpoint
 from greenagent.serve.gateway import Gateway
 from greenagent.serve.generation import new_request_id
@@ -31,6 +32,7 @@ def _endpoints() -> dict[str, Endpoint]:
     return {
         "/v1/chat/completions": ChatEndpoint(),
         "/v1/completions": CompletionEndpoint(),
+        "/v1/embeddings": EmbeddingEndpoint(),
         "/v1/responses": ResponseEndpoint(),
     }
 
