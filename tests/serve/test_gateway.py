@@ -156,7 +156,7 @@ async def test_client_errors_map_to_the_clients_exceptions(serve: Any) -> None:
         await client.chat.completions.create(**ASK, temperature=9)
     assert bad.value.param == "temperature"
     with pytest.raises(openai.NotFoundError):
-        await client.embeddings.create(model="tiny", input="x")
+        await client.moderations.create(model="tiny", input="x")
     assert (await client.chat.completions.create(**ASK)).choices
     assert served.ledger.activities[0].outcome == "ok"
 
