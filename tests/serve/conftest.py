@@ -28,12 +28,15 @@ from greenagent.measure.signals.intensity import lookup
 from greenagent.serve import server as serving
 from greenagent.serve.accounts import Accounts, CpuTimes
 from greenagent.serve.api.app import build_app
+from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.metered import MeteredClient
+from greenagent.serve.remote.client import RemoteTier
+from greenagent.serve.replicas.pool import Pool
 from greenagent.serve.server import Ready, listen
-from greenagent.serve.tiers import Tier
+from greenagent.serve.tiers import Serves, Tier
 
 Script = Callable[[EngineRequest], str]
 
@@ -166,7 +169,7 @@ Serve = Callable[..., Awaitable[Served]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts gateways: ``await serve(script, interface=..., token_s=..., ledger=..., below=..., **settings)``."""
+    """``await serve(script, interface=..., below=..., far=..., pool=..., **settings)``; ``far`` or ``pool`` is the top tier."""
     servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
     async def start(
@@ -177,15 +180,21 @@ async def serve() -> AsyncIterator[Serve]:
         ledger: MemoryLedger | None = None,
         below: Mapping[str, Below] | None = None,
         shadows: Shadows | None = None,
+        looks: Looks | None = None,
+        far: RemoteTier | None = None,
+        pool: Pool | None = None,
         **settings: Any,
     ) -> Served:
         worker = ScriptedWorker(script if callable(script) else lambda request: script, token_s)
         under, log = below or {}, ledger or MemoryLedger()
         clients = metered_tiers({**{name: tier.worker for name, tier in under.items()}, ONLY: worker})
         client = clients[ONLY]
+        if far is not None:
+            client = MeteredClient(far, client.accounts, "far", lambda: 0.0)
         tiers = [Tier(name, clients[name], tier.interface, tier.threshold) for name, tier in under.items()]
+        top: Serves = client if pool is None else pool
         found = GatewaySettings(model="tiny", interface=interface or Interface(), **settings)
-        gateway = Gateway(found, client, log, below=tiers, shadows=shadows)
+        gateway = Gateway(found, top, log, below=tiers, shadows=shadows, looks=looks)
         opened = listen("127.0.0.1", 0)
         server = uvicorn.Server(
             uvicorn.Config(build_app(gateway), ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=2)

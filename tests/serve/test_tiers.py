@@ -9,7 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from greenagent.core.cascade import TierLook
 from greenagent.core.interface import Interface
+from greenagent.serve.cascade.glance import Looks
+from greenagent.serve.cascade.look import BUCKETS
 from greenagent.serve.tiers import confidence
 
 from .conftest import Below, ScriptedWorker
@@ -125,3 +128,19 @@ async def test_one_tier_says_nothing_of_tiers(serve: Any) -> None:
     answer = await served.openai().chat.completions.create(**ASK)
     assert not answer.model_extra
     assert "tier" not in served.ledger.activities[0].attributes
+
+
+async def test_a_tier_that_is_not_worth_asking_is_not_asked(serve: Any) -> None:
+    weights = [-9.0, 4.0, *([0.0] * BUCKETS)]  # longer queries are easier
+    looks = Looks({"small": TierLook(weights=weights, spread=1.0, energy_j=1.0, above_j=9.0)})
+    small = ScriptedWorker(lambda request: "short guess")
+    served = await serve("right", below={"small": Below(small, Interface(), 0.1)}, looks=looks)
+    client = served.openai().chat.completions
+    answer = await client.create(model="tiny", messages=[{"role": "user", "content": "hm"}])
+    assert answer.model_extra["greenagent"] == {"tier": "top", "passed_on": [{"tier": "small", "why": "unlikely"}]}
+    assert not small.requests
+    answer = await client.create(**ASK)
+    assert answer.model_extra["greenagent"]["tier"] == "small"
+    green = {"greenagent": {"quality": "green"}}
+    answer = await client.create(model="tiny", messages=[{"role": "user", "content": "hm"}], extra_body=green)
+    assert answer.model_extra["greenagent"]["tier"] == "small"

@@ -9,7 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from greenagent.core.provenance import Provenance
 from greenagent.core.records import Record
 
-__all__ = ["Cascade", "CascadeReport", "CertifiedTier"]
+__all__ = ["Cascade", "CascadeReport", "CertifiedTier", "TierLook"]
+
+
+class TierLook(BaseModel):
+    """A cheap look at a query, which says whether the tier is worth asking (`greenagent.serve.cascade.look`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weights: list[float] = Field(description="of the query's features, then of the log-odds of the tiers before")
+    spread: float = Field(gt=0, description="standard deviation of the tier's log-odds about what is expected")
+    energy_j: float = Field(description="of asking the tier")
+    above_j: float = Field(description="of the top tier: what a sure answer saves")
 
 
 class CertifiedTier(BaseModel):
@@ -20,6 +31,7 @@ class CertifiedTier(BaseModel):
     name: str
     weights_sha256: str | None = Field(description="of the file that its engine loads; None: not known")
     threshold: float | None = Field(description="it answers when it is at least so sure; None: never (the top tier: always)")
+    look: TierLook | None = Field(default=None, description="asked only where it is worth it; None: always")
 
 
 class CascadeReport(BaseModel):

@@ -64,6 +64,7 @@ class EngineRequest(BaseModel):
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     stream: bool = True
+    told: dict[str, Any] = Field(default_factory=dict, description="OpenAI's fields that only a remote server is told")
 
 
 class TokenEvent(BaseModel):
@@ -71,7 +72,7 @@ class TokenEvent(BaseModel):
 
     ``text`` is the new text (special tokens left out, never half a character); ``logprobs`` has one natural-log probability per
     token of ``token_ids`` when asked for, ``top_logprobs`` the likeliest tokens there as texts. ``energy`` is set on the last
-    event by clients that meter.
+    event by clients that meter, and of what other servers have used.
     """
 
     model_config = ConfigDict(extra="forbid")

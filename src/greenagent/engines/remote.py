@@ -110,7 +110,7 @@ def _body(request: EngineRequest, model: str) -> tuple[str, dict[str, Any]]:
         body["logprobs"] = True
     if request.tools:
         body["tools"] = [tool.openai() for tool in request.tools]
-    return "chat/completions", {**body, "messages": [_message(message) for message in request.messages]}
+    return "chat/completions", {**body, **request.told, "messages": [_message(message) for message in request.messages]}
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from types import ModuleType
 from typing import Any
 
 from greenagent.measure.measurement import Measurement, measure
-from greenagent.measure.record import energy_record
+from greenagent.measure.record import energy_record, with_elsewhere
 
-__all__ = ["Measurement", "energy_record", "measure"]
+__all__ = ["Measurement", "energy_record", "measure", "with_elsewhere"]
 
 
 class _CallableModule(ModuleType):

@@ -12,6 +12,7 @@ from greenagent.core.engine import TokenEvent
 from greenagent.core.errors import EngineError, RequestError
 from greenagent.serve.accounts import Account
 from greenagent.serve.answer import Delta
+from greenagent.serve.cascade.glance import Glance
 from greenagent.serve.problems import ApiError
 from greenagent.serve.tiers import PassedOn, Try, confidence
 
@@ -45,9 +46,11 @@ class Choice:
     those of the tier that answers.
     """
 
-    def __init__(self, life: Life, tries: Sequence[Try], passed: Sequence[PassedOn] = ()) -> None:
+    def __init__(self, life: Life, tries: Sequence[Try], passed: Sequence[PassedOn] = (), glance: Glance | None = None) -> None:
         self._life = life
         self._tries = tries
+        self._glance = glance
+        self._counted = 0
         self.tier = tries[-1].tier
         self.confidence: float | None = None
         self.held: list[Delta] | None = None
@@ -71,6 +74,8 @@ class Choice:
             ApiError: it answered what its grammar forbids, or the request was given up.
         """
         for turn in self._tries[:-1]:
+            if not self._worth(turn):
+                continue
             answer = await self._held(turn)
             if answer is not None:
                 self.held = answer
@@ -84,11 +89,19 @@ class Choice:
             async for delta in deltas:
                 yield delta
 
+    def _worth(self, turn: Try) -> bool:
+        """Whether a tier is likely enough to be sure; else it is passed over unasked."""
+        if self._glance is None or turn.threshold is None or self._glance.worth(turn.tier, turn.threshold):
+            return True
+        self._pass_on(PassedOn(turn.tier, "unlikely"))
+        return False
+
     async def _held(self, turn: Try) -> list[Delta] | None:
         """A lower tier's whole answer, if it is sure enough of it; else why not is noted, and its tokens remain paid for."""
         try:
             found = [delta async for delta in self._answer(turn)]
         except InvalidAnswerError:
+            self._saw(turn, 0.0)
             self._pass_on(PassedOn(turn.tier, "invalid"))
             return None
         except (EngineError, RequestError, ApiError):
@@ -98,11 +111,16 @@ class Choice:
         if self._life.cancelled:
             return None
         sure = confidence([float(entry["logprob"]) for entry in self.token_logprobs])
+        self._saw(turn, sure)
         if turn.threshold is None or sure >= turn.threshold:
             self.tier, self.confidence = turn.tier, sure
             return found
         self._pass_on(PassedOn(turn.tier, "unsure", sure, turn.threshold))
         return None
+
+    def _saw(self, turn: Try, sure: float) -> None:
+        if self._glance is not None:
+            self._glance.saw(turn.tier, sure)
 
     def _pass_on(self, passed: PassedOn) -> None:
         self.passed.append(passed)
@@ -114,7 +132,7 @@ class Choice:
         reader, request, life = turn.plan.reader, turn.plan.request, self._life
         while not life.cancelled:
             life.check_given_up()
-            before = self.generated_tokens or 0
+            self._counted = 0
             last: TokenEvent | None = None
             async with aclosing(life.account.generate(request, turn.engine)) as events:
                 async for event in events:
@@ -128,7 +146,7 @@ class Choice:
                 life.check_given_up()
                 life.cancelled = True
                 return
-            ending = reader.finish((last and last.finish_reason) or "stop", (self.generated_tokens or 0) - before)
+            ending = reader.finish((last and last.finish_reason) or "stop", self._counted)
             for delta in ending.deltas:
                 yield delta
             if ending.again is None:
@@ -144,10 +162,12 @@ class Choice:
         """Counts tokens as they come: all cost energy, also those of an answer that is thrown away."""
         if event.finish_reason == "error":
             raise EngineError(event.error or "the engine could not answer this request")
-        if event.token_ids:
-            self.generated_tokens = (self.generated_tokens or 0) + len(event.token_ids)
-            if self.first_token_s is None and event.finish_reason is None:
-                self.first_token_s = self._life.clock.monotonic_s() - self._life.started_s
+        count = len(event.token_ids) or (0 if self._counted else event.generated_tokens or 0)  # remote servers only say how many
+        self._counted += count
+        if count:
+            self.generated_tokens = (self.generated_tokens or 0) + count
+        if (count or event.text) and self.first_token_s is None and event.finish_reason is None:
+            self.first_token_s = self._life.clock.monotonic_s() - self._life.started_s
         if event.prompt_tokens is not None and self.prompt_tokens is None:
             self.prompt_tokens = event.prompt_tokens
         if event.logprobs:

@@ -27,7 +27,16 @@ from greenagent.serve.schemas import check_size
 from greenagent.serve.toolset import Toolset, Toolsets
 from greenagent.tasks.schema import tool_problem
 
-__all__ = ["ChatDialect", "DeclaredDialect", "Dialect", "EmbeddingDialect", "Plan", "SpecialisedDialect", "dialect_for"]
+__all__ = [
+    "ChatDialect",
+    "DeclaredDialect",
+    "Dialect",
+    "EmbeddingDialect",
+    "Plan",
+    "SpecialisedDialect",
+    "base_request",
+    "dialect_for",
+]
 
 DEFAULT_CHAT_TOKENS = 1024
 """The token limit of a general model's answer when the request has none."""
@@ -57,7 +66,7 @@ def dialect_for(interface: Interface) -> Dialect:
     return ChatDialect() if interface.kind == "chat" else SpecialisedDialect(interface)
 
 
-def _base(request: ChatRequest, request_id: str, limit: int) -> EngineRequest:
+def base_request(request: ChatRequest, request_id: str, limit: int) -> EngineRequest:
     """The engine request without its prompt. Tokens come one by one only when somebody reads them so: an event per token
     costs.
 
@@ -99,7 +108,7 @@ class SpecialisedDialect:
         """`plan` for a request whose tools are known to be those of the interface."""
         if request.response_format is not None and request.response_format.type != "text":
             raise RequestError("response_format: this model is specialised in tool calls and writes no JSON", "response_format")
-        base = _base(request, request_id, self._interface.max_answer_tokens)
+        base = base_request(request, request_id, self._interface.max_answer_tokens)
         base.prompt = self._interface.render_prompt(to_messages(request))
         if request.choice == "none":
             return Plan(base, TextReader())
@@ -203,7 +212,7 @@ class ChatDialect:
 
     def plan(self, request: ChatRequest, request_id: str) -> Plan:
         toolset = self._toolsets.get(request.tool_entries) if request.tools else None
-        base = _base(request, request_id, DEFAULT_CHAT_TOKENS)
+        base = base_request(request, request_id, DEFAULT_CHAT_TOKENS)
         base.messages = to_messages(request)
         grammar = self._format(request)
         if toolset is None or request.choice == "none":

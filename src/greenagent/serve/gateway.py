@@ -20,19 +20,20 @@ from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import GreenagentError, RequestError
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity, Energy
+from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
 from greenagent.serve.keys import ApiKeys
-from greenagent.serve.metered import MeteredClient
 from greenagent.serve.patient import PatientLog
 from greenagent.serve.planner import Planner
 from greenagent.serve.problems import ApiError, as_api_error, engine_died
+from greenagent.serve.replicas.pool import Pool
 from greenagent.serve.request import Quality
 from greenagent.serve.second_look import SecondLook
 from greenagent.serve.streaming import EventStream
 from greenagent.serve.telemetry import Telemetry
-from greenagent.serve.tiers import Tier
-from greenagent.serve.wire import Asked, Endpoint
+from greenagent.serve.tiers import Serves, Tier
+from greenagent.serve.wire import Endpoint, Question
 
 __all__ = ["Gateway", "GatewaySettings"]
 
@@ -62,23 +63,26 @@ class Gateway:
     """Answers requests with metered engines and one ledger.
 
     ``engine`` is the top tier, whose interface the settings have; those ``below`` it, the cheapest first, are asked before it, on
-    the same accounts. With ``shadows`` some of their answers are compared with the top tier's.
+    the same accounts. With ``shadows`` some of their answers are compared with the top tier's; ``looks`` say who is
+    worth asking.
     """
 
     def __init__(
         self,
         settings: GatewaySettings,
-        engine: MeteredClient,
+        engine: Serves,
         ledger: ActivityLog,
         *,
         below: Sequence[Tier] = (),
         shadows: Shadows | None = None,
+        looks: Looks | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         self.engine = engine
         self.accounts = engine.accounts
         self.below = list(below)
+        self.looks = looks
         self.log = PatientLog(ledger)
         self._clock = clock or SystemClock()
         self._planner = Planner(settings.top, settings.interface, engine, self.below, self._alarmed)
@@ -86,10 +90,13 @@ class Gateway:
         self._places = 0
         self._created = int(time.time())
         self.telemetry = Telemetry(settings.model, lambda: self._places, settings.max_batch)
+        for pool in (served for served in (*(tier.engine for tier in self.below), engine) if isinstance(served, Pool)):
+            self.telemetry.shows(pool)
         self.look: SecondLook | None = None
         if shadows is not None:
             self.telemetry.watches(shadows)
             self.look = SecondLook(shadows, self._planner.top, self.accounts, self.log, self._clock, self._facts())
+            self.look.on_spent = self.telemetry.shadowed
 
     def authorize(self, request: Request) -> None:
         """Lets the request pass, or raises the 401."""
@@ -116,6 +123,7 @@ class Gateway:
         except BaseException:  # the client is gone, or the server ends
             account.drop()
             raise
+        chat = asked.chat if len(planned.turns[0]) > 1 and quality == "certified" else None  # lower tiers have a say
         generation = Generation(
             planned.turns,
             account,
@@ -123,6 +131,7 @@ class Gateway:
             started_at=started_at,
             started_s=started_s,
             passed=planned.passed,
+            glance=self.looks.at(chat.query) if self.looks is not None and chat is not None else None,
             per_prompt=planned.per_prompt,
             copies=planned.copies,
             params=planned.params,
@@ -130,13 +139,13 @@ class Gateway:
         )
         self._running.add(generation)
         self._places += generation.places
-        if self.look is not None and asked.chat is not None and len(planned.turns[0]) > 1 and quality == "certified":
-            self.look.begins(generation.id, asked.chat)
+        if self.look is not None and chat is not None:
+            self.look.begins(generation.id, chat)
         if asked.stream:
             return EventStream(self, generation, asked.writer(self.settings.model, generation))
         return await self._whole(generation, asked, request)
 
-    async def _whole(self, generation: Generation, asked: Asked, request: Request) -> Response:
+    async def _whole(self, generation: Generation, asked: Question, request: Request) -> Response:
         watch = DisconnectWatch(request.receive, generation.cancel)
         try:
             await generation.collect()
@@ -187,6 +196,7 @@ class Gateway:
             generated_tokens=generation.generated_tokens,
             latency_s=generation.latency_s,
             first_token_s=generation.first_token_s,
+            tier=generation.tier,
         )
 
     async def failed(self, generation: Generation, error: Exception, *, stream: bool) -> ApiError:
@@ -280,13 +290,15 @@ class Gateway:
     def metrics(self) -> bytes:
         """The metrics' text, after reading the meter."""
         self.accounts.settle_all()
+        for name in self.accounts.engines:
+            self.telemetry.costs(name or self.settings.top, self.accounts.j_of_tokens(name))
         return self.telemetry.render(self.accounts.idle_j, self.accounts.total_j, self.accounts.provenance.kind)
 
 
 _QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 
-def _quality(request: Request, asked: Asked) -> Quality:
+def _quality(request: Request, asked: Question) -> Quality:
     """What is asked of the cascade: the body says it, or the header ``greenagent-quality``."""
     if asked.quality is not None:
         return asked.quality

@@ -13,6 +13,7 @@ from greenagent.core.clock import Clock
 from greenagent.core.records import Activity, Energy
 from greenagent.serve.accounts import Account
 from greenagent.serve.answer import Delta
+from greenagent.serve.cascade.glance import Glance
 from greenagent.serve.choice import Choice, Life
 from greenagent.serve.merged import all_of, merged
 from greenagent.serve.problems import ApiError
@@ -55,6 +56,7 @@ class Generation:
         started_at: datetime,
         started_s: float,
         passed: Sequence[PassedOn] = (),
+        glance: Glance | None = None,
         per_prompt: int = 1,
         copies: int = 1,
         params: Mapping[str, str] | None = None,
@@ -65,7 +67,7 @@ class Generation:
         self._settled = False
         self._per_prompt = per_prompt
         self.id = account.request_id
-        self.choices = [Choice(self._life, tries, passed) for tries in turns]
+        self.choices = [Choice(self._life, tries, passed, glance) for tries in turns]
         self.copies = copies
         self.params = params or {}
         self.places = places
@@ -87,6 +89,11 @@ class Generation:
     def cancelled(self) -> bool:
         """Whether the client went away."""
         return self._life.cancelled
+
+    @property
+    def tier(self) -> str:
+        """Who answered; of several answers, the first one's."""
+        return self.choices[0].tier
 
     @property
     def prompt_tokens(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,9 @@ from greenagent.measure.proc import tree_cpu_s
 from greenagent.measure.sensors import discover
 from greenagent.measure.signals.intensity import lookup
 from greenagent.serve.accounts import Accounts
+from greenagent.serve.remote.client import REMOTE, RemoteTier, is_remote
 
-__all__ = ["MeteredClient", "WorkerLike", "open_metered"]
+__all__ = ["MeteredClient", "WorkerLike", "open_accounts", "open_metered"]
 
 
 class WorkerLike(Protocol):
@@ -58,6 +59,8 @@ class MeteredClient:
         self, client: WorkerLike, accounts: Accounts, name: str = ONLY, cpu_s: Callable[[], float] | None = None
     ) -> None:
         self._client = client
+        self.remote = isinstance(client, RemoteTier)
+        """Whether it is another server, which takes requests as clients write them."""
         self.accounts = accounts
         self.name = name
         accounts.add(name, cpu_s or self._process_cpu_s, inside=cpu_s is not None)
@@ -94,6 +97,10 @@ class MeteredClient:
         finally:
             account.close()
 
+    async def pick(self, request: EngineRequest, failed: Collection[str]) -> MeteredClient | None:
+        """Itself, unless it has failed."""
+        return None if self.name in failed else self
+
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
         """One generation. Call it through `greenagent.serve.accounts.Account.generate`."""
         events = self._client.generate(request)
@@ -124,6 +131,15 @@ class MeteredClient:
         self.accounts.remove(self.name)
 
 
+def open_accounts(zone: str | None = None, clock: Clock | None = None) -> Accounts:
+    """Accounts on this host's meter, or on one of this process and its workers where the host has no counters.
+
+    ``zone``: where the electricity comes from (``None``: ``$GREENAGENT_ZONE``, else grams stay unknown). :raises InputError: an
+    unknown zone.
+    """
+    return Accounts(Meter(discover()), intensity=lookup(zone), clock=clock)
+
+
 async def open_metered(
     model: Path | str,
     *,
@@ -149,14 +165,15 @@ async def open_metered(
         InputError: an unknown zone, engine or option; `ModelError` for the model.
         EngineError: the worker died while loading.
     """
-    intensity = lookup(zone) if accounts is None else None
-    kind = engine_for(engine, model)
+    if accounts is None:
+        lookup(zone)  # an unknown zone is said before the model is loaded
+    kind = REMOTE if is_remote(str(model)) else engine_for(engine, model)
     metered: list[MeteredClient] = []
 
     def on_step(report: StepReport) -> None:
         metered[0].on_step(report)
 
-    start = _in_process if kind in IN_PROCESS else _in_worker
+    start = _elsewhere if kind == REMOTE else _in_process if kind in IN_PROCESS else _in_worker
     client, cpu_s = await start(
         model,
         kind,
@@ -168,12 +185,19 @@ async def open_metered(
         on_progress=on_progress,
     )
     try:
-        joined = accounts or Accounts(Meter(discover()), intensity=intensity, clock=clock)
+        joined = accounts or open_accounts(zone, clock)
         metered.append(MeteredClient(client, joined, name, cpu_s))
     except BaseException:
         await client.aclose()
         raise
     return metered[0]
+
+
+async def _elsewhere(
+    model: Path | str, engine: str, *, options: Mapping[str, Any] | None, **unused: Any
+) -> tuple[WorkerLike, Callable[[], float]]:
+    """Another server takes no CPU time of this host."""
+    return RemoteTier.open(str(model), options or {}), lambda: 0.0
 
 
 async def _in_process(

@@ -9,11 +9,10 @@ from typing import Any
 from greenagent.core.engine import EngineRequest
 from greenagent.core.interface import Interface
 from greenagent.serve.answer import TextReader
-from greenagent.serve.dialect import Plan, dialect_for
-from greenagent.serve.metered import MeteredClient
+from greenagent.serve.dialect import Plan
 from greenagent.serve.problems import ApiError
 from greenagent.serve.request import ChatRequest, Quality
-from greenagent.serve.tiers import PassedOn, Tier, Try, tries_below
+from greenagent.serve.tiers import PassedOn, Serves, Tier, Try, dialect_of, tries_below
 
 __all__ = ["Planned", "Planner"]
 
@@ -43,14 +42,14 @@ class Planner:
     """Plans requests for a top tier and those ``below`` it. ``alarmed`` says whether thresholds are no longer trusted."""
 
     def __init__(
-        self, top: str, interface: Interface, engine: MeteredClient, below: Sequence[Tier], alarmed: Callable[[], bool]
+        self, top: str, interface: Interface, engine: Serves, below: Sequence[Tier], alarmed: Callable[[], bool]
     ) -> None:
         self.interface = interface
         self._top = top
         self._engine = engine
         self._below = below
         self._alarmed = alarmed
-        self._dialect = dialect_for(interface)
+        self._dialect = dialect_of(engine, interface)
 
     def top(self, chat: ChatRequest, request_id: str) -> Try:
         """The top tier's turn. Errors: those of the dialect."""

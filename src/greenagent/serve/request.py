@@ -156,6 +156,12 @@ class ChatRequest(BaseModel):
         return self.greenagent.quality if self.greenagent is not None else None
 
     @property
+    def query(self) -> str:
+        """What the user said last."""
+        said = next((m.content for m in reversed(self.messages) if m.role == "user" and m.content), "")
+        return said if isinstance(said, str) else "".join(part.text or "" for part in said)
+
+    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a usage chunk."""
         return self.stream_options is not None and self.stream_options.include_usage

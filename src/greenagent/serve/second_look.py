@@ -38,6 +38,7 @@ class SecondLook:
         self._facts = facts
         self._picked: dict[str, ChatRequest] = {}
         self._at_work: Generation | None = None
+        self.on_spent: Callable[[Energy], None] | None = None
         shadows.on_alarm = self._record_alarm
 
     def begins(self, request_id: str, body: ChatRequest) -> None:
@@ -78,6 +79,8 @@ class SecondLook:
                 account.drop()
             else:
                 await look.settle(outcome, self._log, partial(self._describe, answered.id, same))
+                if self.on_spent is not None:
+                    self.on_spent(look.energy)
         return same
 
     def _describe(self, shadowed: str, same: bool, look: Generation, outcome: Outcome, energy: Energy) -> Activity:

@@ -29,10 +29,12 @@ from greenagent.core.records import Activity
 from greenagent.ledger import open_ledger
 from greenagent.serve.accounts import Accounts
 from greenagent.serve.api.app import build_app
+from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.keys import ApiKeys, check_exposure
-from greenagent.serve.start import shadows_of, started, tiers_to_serve
+from greenagent.serve.replicas.start import replica_configs
+from greenagent.serve.start import read_cascade, shadows_of, started, tiers_to_serve
 from greenagent.serve.tiers import Tier
 
 __all__ = ["Ready", "check", "idle_activity", "listen", "serve", "write_idle"]
@@ -209,7 +211,7 @@ async def serve(
                 model=name,
                 top=top.name,
                 interface=top.interface,
-                max_batch=top.config.max_batch,
+                max_batch=sum(config.max_batch for config in replica_configs(top.config)),
                 max_queue=options.max_queue,
                 keys=keys,
                 host=socket.gethostname(),
@@ -220,7 +222,10 @@ async def serve(
                 for tier, client in zip(below, engines, strict=False)
             ]
             clock = clock or SystemClock()
-            gateway = Gateway(settings, engine, ledger, below=tiers, shadows=shadows_of(options, planned, clock), clock=clock)
+            cascade = read_cascade(options.cascade) if options.cascade else None
+            shadows = shadows_of(cascade, options, clock) if cascade else None
+            looks = Looks.of(cascade) if cascade else None
+            gateway = Gateway(settings, engine, ledger, below=tiers, shadows=shadows, looks=looks, clock=clock)
             host, port = opened.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             ready = Ready(url, os.getpid(), name, engine.facts, str(engine.accounts.provenance), ledger.name)

@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from greenagent.core.cascade import Cascade
-from greenagent.core.clock import Clock
+from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import InputError
 from greenagent.core.interface import Interface
 from greenagent.engines.models import ModelRef, resolve_model
+from greenagent.serve.accounts import Accounts
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig, TierConfig
-from greenagent.serve.metered import MeteredClient, open_metered
+from greenagent.serve.metered import open_accounts, open_metered
+from greenagent.serve.remote.client import is_remote
+from greenagent.serve.replicas.start import check_replicas, open_pool, replica_configs
+from greenagent.serve.tiers import Serves
 
-__all__ = ["NamedTier", "named_tiers", "shadows_of", "started", "tiers_to_serve"]
+__all__ = ["NamedTier", "named_tiers", "read_cascade", "shadows_of", "started", "tiers_to_serve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,12 @@ def named_tiers(options: ServeConfig) -> list[NamedTier]:
     """
     found: list[NamedTier] = []
     for tier in options.tiers:
-        reference = resolve_model(tier.model) if tier.engine != "stub" else None
-        name = tier.name or (reference.name if reference is not None else tier.model)
+        far = is_remote(replica_configs(tier)[0].model)
+        reference = resolve_model(tier.model) if tier.engine != "stub" and not far else None
+        name = tier.name or (reference.name if reference is not None else str(tier.options.get("model", tier.model)))
         if name in [other.name for other in found]:
             raise InputError(f"two tiers are called {name!r}: give one of them another name")
+        check_replicas(name, tier)
         found.append(_named(name, reference, tier))
     return found
 
@@ -63,7 +69,7 @@ def tiers_to_serve(options: ServeConfig) -> list[NamedTier]:
     tiers = named_tiers(options)
     if options.cascade is None:
         return tiers
-    cascade = _read(options.cascade)
+    cascade = read_cascade(options.cascade)
     if [tier.name for tier in cascade.tiers] != [tier.name for tier in tiers]:
         said = ", ".join(tier.name for tier in cascade.tiers)
         raise InputError(f"{options.cascade} was certified for the tiers {said}: run greenagent certify again")
@@ -75,17 +81,17 @@ def tiers_to_serve(options: ServeConfig) -> list[NamedTier]:
     return [*below, tiers[-1]]
 
 
-def shadows_of(options: ServeConfig, tiers: list[NamedTier], clock: Clock) -> Shadows | None:
+def shadows_of(cascade: Cascade, options: ServeConfig, clock: Clock) -> Shadows | None:
     """The watch of the config's cascade; ``None`` where there is nothing to watch."""
-    if options.cascade is None or len(tiers) == 1 or not options.shadow:
+    if options.cascade is None or not cascade.certified or not options.shadow:
         return None
-    cascade = _read(options.cascade)
     if cascade.report is None or cascade.report.unlike_at_most is None:
         return None
     return Shadows(cascade, options.cascade.with_suffix(".watch.json"), options.shadow, clock=clock)
 
 
-def _read(path: Path) -> Cascade:
+def read_cascade(path: Path) -> Cascade:
+    """:raises InputError: there is none, or the file is no cascade."""
     try:
         return Cascade.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -100,24 +106,32 @@ async def started(
     zone: str | None = None,
     on_progress: Callable[[str], None] | None = None,
     clock: Clock | None = None,
-) -> AsyncIterator[list[MeteredClient]]:
+) -> AsyncIterator[list[Serves]]:
     """The tiers' engines, all on one meter, until the block ends."""
     async with contextlib.AsyncExitStack() as stack:
-        opened: list[MeteredClient] = []
+        accounts = open_accounts(zone, clock)
+        stack.callback(accounts.close)
+        opened: list[Serves] = []
         for tier in tiers:
-            config = tier.config
-            engine = await open_metered(
-                config.model,
-                engine=config.engine,
-                device=config.device,
-                threads=config.threads,
-                max_batch=config.max_batch,
-                options=config.options,
-                zone=zone,
-                on_progress=on_progress,
-                clock=clock,
-                accounts=opened[0].accounts if opened else None,
-                name=tier.name,
-            )
+            engine = await _opened(tier.name, tier.config, accounts, clock or SystemClock(), on_progress)
             opened.append(await stack.enter_async_context(contextlib.aclosing(engine)))
         yield opened
+
+
+async def _opened(
+    name: str, config: TierConfig, accounts: Accounts, clock: Clock, on_progress: Callable[[str], None] | None
+) -> Serves:
+    if config.replicas:
+        return await open_pool(name, config, accounts, clock, on_progress)
+    return await open_metered(
+        config.model,
+        engine=config.engine,
+        device=config.device,
+        threads=config.threads,
+        max_batch=config.max_batch,
+        options=config.options,
+        on_progress=on_progress,
+        clock=clock,
+        accounts=accounts,
+        name=name,
+    )

@@ -11,7 +11,7 @@ from greenagent.serve.planner import Planned, Planner
 from greenagent.serve.problems import ApiError
 from greenagent.serve.request import ChatRequest, Quality
 
-__all__ = ["Asked", "Endpoint", "EventWriter", "dump", "encode", "energy_of", "event", "usage_of"]
+__all__ = ["Endpoint", "EventWriter", "Question", "dump", "encode", "energy_of", "event", "usage_of"]
 
 
 class EventWriter(Protocol):
@@ -26,7 +26,7 @@ class EventWriter(Protocol):
     def failed(self, problem: ApiError) -> bytes: ...
 
 
-class Asked(Protocol):
+class Question(Protocol):
     """A request as its endpoint read it, and how it is answered."""
 
     @property
@@ -57,7 +57,7 @@ class Endpoint(Protocol):
     @property
     def prefix(self) -> str: ...
 
-    def read(self, body: bytes) -> Asked:
+    def read(self, body: bytes) -> Question:
         """The request. Errors: `RequestError`, which names the parameter."""
 
 

@@ -16,7 +16,7 @@ from greenagent.serve.request import ChatRequest, Quality, parse_request
 from greenagent.serve.tools_memo import ToolsMemo
 from greenagent.serve.wire import dump, encode, event, usage_of
 
-__all__ = ["ChatAsked", "ChatEndpoint", "ChunkWriter"]
+__all__ = ["ChatEndpoint", "ChatQuestion", "ChunkWriter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class ChatEndpoint:
     prefix: str = "chatcmpl-"
     memo: ToolsMemo = field(default_factory=ToolsMemo)
 
-    def read(self, body: bytes) -> ChatAsked:
-        return ChatAsked(parse_request(body, self.memo))
+    def read(self, body: bytes) -> ChatQuestion:
+        return ChatQuestion(parse_request(body, self.memo))
 
 
-class ChatAsked:
-    """Implements `greenagent.serve.wire.Asked`."""
+class ChatQuestion:
+    """Implements `greenagent.serve.wire.Question`."""
 
     __slots__ = ("chat", "model", "quality", "stream")
 

@@ -23,7 +23,7 @@ from greenagent.serve.problems import ApiError
 from greenagent.serve.request import MOST_CHOICES, ChatRequest, Own, Penalty, Quality, StreamOptions
 from greenagent.serve.wire import dump, encode, event, usage_of
 
-__all__ = ["CompletionAsked", "CompletionEndpoint", "CompletionRequest", "CompletionWriter", "Tokens"]
+__all__ = ["CompletionEndpoint", "CompletionQuestion", "CompletionRequest", "CompletionWriter", "Tokens"]
 
 DEFAULT_TOKENS = 16
 """OpenAI's own limit where a request has none."""
@@ -77,16 +77,16 @@ class CompletionEndpoint:
 
     prefix: str = "cmpl-"
 
-    def read(self, body: bytes) -> CompletionAsked:
+    def read(self, body: bytes) -> CompletionQuestion:
         asked = validated(CompletionRequest, body)
         refuse_extras(asked.model_extra, _NEUTRAL, list(CompletionRequest.model_fields))
         if asked.stream_options is not None and not asked.stream:
             raise RequestError("stream_options is only allowed when stream is true", "stream_options")
-        return CompletionAsked(asked)
+        return CompletionQuestion(asked)
 
 
-class CompletionAsked:
-    """Implements `greenagent.serve.wire.Asked`."""
+class CompletionQuestion:
+    """Implements `greenagent.serve.wire.Question`."""
 
     chat: ChatRequest | None = None
 

@@ -22,7 +22,7 @@ from greenagent.serve.planner import Planned, Planner
 from greenagent.serve.request import ChatRequest, Quality
 from greenagent.serve.wire import EventWriter, dump, encode, energy_of
 
-__all__ = ["EmbeddingAsked", "EmbeddingEndpoint", "EmbeddingRequest"]
+__all__ = ["EmbeddingEndpoint", "EmbeddingQuestion", "EmbeddingRequest"]
 
 MOST_TEXTS = 2048
 """The most texts of a request, as at OpenAI."""
@@ -59,18 +59,18 @@ class EmbeddingEndpoint:
 
     prefix: str = "embd-"
 
-    def read(self, body: bytes) -> EmbeddingAsked:
+    def read(self, body: bytes) -> EmbeddingQuestion:
         asked = validated(EmbeddingRequest, body)
         refuse_extras(asked.model_extra, {}, list(EmbeddingRequest.model_fields))
         for number, text in enumerate(asked.texts):
             if not text:
                 where = "input" if isinstance(asked.input, str) else f"input[{number}]"
                 raise RequestError(f"{where} is empty: there is nothing to embed", where)
-        return EmbeddingAsked(asked)
+        return EmbeddingQuestion(asked)
 
 
-class EmbeddingAsked:
-    """Implements `greenagent.serve.wire.Asked`. Each text's vector comes as one answer, in base64."""
+class EmbeddingQuestion:
+    """Implements `greenagent.serve.wire.Question`. Each text's vector comes as one answer, in base64."""
 
     stream = False
     chat: ChatRequest | None = None

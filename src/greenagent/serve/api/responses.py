@@ -18,7 +18,7 @@ from greenagent.serve.problems import ApiError
 from greenagent.serve.request import ChatRequest, Quality
 from greenagent.serve.wire import dump, encode
 
-__all__ = ["ResponseAsked", "ResponseEndpoint", "ResponseWriter"]
+__all__ = ["ResponseEndpoint", "ResponseQuestion", "ResponseWriter"]
 
 _GRAMMAR = {"tools": "tools", "response_format": "text.format"}
 
@@ -29,12 +29,12 @@ class ResponseEndpoint:
 
     prefix: str = "resp_"
 
-    def read(self, body: bytes) -> ResponseAsked:
-        return ResponseAsked(*parse_response_request(body))
+    def read(self, body: bytes) -> ResponseQuestion:
+        return ResponseQuestion(*parse_response_request(body))
 
 
-class ResponseAsked:
-    """Implements `greenagent.serve.wire.Asked`; ``chat`` is what the request means."""
+class ResponseQuestion:
+    """Implements `greenagent.serve.wire.Question`; ``chat`` is what the request means."""
 
     def __init__(self, request: ResponseRequest, chat: ChatRequest, names: Names) -> None:
         self._request = request

@@ -14,7 +14,8 @@ from greenagent.core.clock import SystemClock
 from greenagent.core.concurrent import for_each
 from greenagent.core.errors import EngineError, GreenagentError, InputError, RequestError
 from greenagent.serve.answer import Delta, calls_of, same_answer
-from greenagent.serve.cascade.answers import Answers
+from greenagent.serve.cascade.answers import Answers, Floats
+from greenagent.serve.cascade.look import features
 from greenagent.serve.choice import Choice, InvalidAnswerError
 from greenagent.serve.generation import Generation, new_request_id
 from greenagent.serve.problems import ApiError
@@ -67,16 +68,17 @@ async def ask_tiers(
 
         await for_each(range(len(examples)), one, concurrency=min(concurrency, len(examples)))
         columns.append(found)
-    return _answers(columns)
+    return _answers(columns, np.array([features(request.query) for request in requests]))
 
 
-def _answers(columns: Sequence[Sequence[_Said]]) -> Answers:
+def _answers(columns: Sequence[Sequence[_Said]], seen: Floats) -> Answers:
     top = columns[-1]
     return Answers(
         np.array([[said.confidence for said in column] for column in columns[:-1]]).reshape(-1, len(top)).T,
         np.array([[said.right for said in column] for column in columns], dtype=bool).T,
         np.array([[_same(said, best) for said, best in zip(column, top, strict=True)] for column in columns], dtype=bool).T,
         np.array([[said.energy_j for said in column] for column in columns]).T,
+        seen,
     )
 
 

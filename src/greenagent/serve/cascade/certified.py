@@ -16,7 +16,7 @@ from greenagent.serve.cascade.certificate import Certified, at_most, certify, ex
 from greenagent.serve.cascade.path import loosening_path
 from greenagent.tasks import Example
 
-__all__ = ["Parts", "parts_of", "report_of", "tested"]
+__all__ = ["Parts", "parts_of", "report_of", "tested", "with_looks"]
 
 _PATH, _CERTIFY = 1 / 6, 1 / 2  # of the examples: a half reports, a third certifies, a sixth lays the path
 
@@ -57,6 +57,11 @@ def _asked(example: Example) -> str:
 def tested(answers: Answers, parts: Parts, alpha: float, delta: float) -> Certified:
     """Lays the path on one part and tests it on another."""
     return certify(answers.part(parts.certify), loosening_path(answers.part(parts.path)), alpha, delta)
+
+
+def with_looks(answers: Answers, parts: Parts) -> Answers:
+    """All answers, with looks that were fitted to those that lay the path."""
+    return answers.looking(answers.part(parts.path).with_looks().looks)
 
 
 def report_of(answers: Answers, rows: Rows, thresholds: Floats | None, names: Sequence[str], delta: float) -> CascadeReport:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
 
 import greenagent
-from greenagent.core.cascade import Cascade, CertifiedTier
+from greenagent.core.cascade import Cascade, CertifiedTier, TierLook
 from greenagent.core.errors import InputError
 from greenagent.serve.cascade.answers import NEVER, Floats
 from greenagent.serve.cascade.ask import Progress, ask_tiers
-from greenagent.serve.cascade.certified import parts_of, report_of, tested
+from greenagent.serve.cascade.certified import parts_of, report_of, tested, with_looks
 from greenagent.serve.config import ServeConfig
 from greenagent.serve.start import NamedTier, named_tiers, started
 from greenagent.serve.tiers import Tier
@@ -50,6 +51,7 @@ async def certify_config(
         tiers = [Tier(t.name, engine, t.interface, 0.0) for t, engine in zip(planned, engines, strict=True)]
         answers = await ask_tiers(tiers, examples, task.tools, metric, concurrency=concurrency, progress=progress)
         provenance = engines[0].accounts.provenance
+    answers = with_looks(answers, parts)
     found = tested(answers, parts, alpha, delta)
     return Cascade(
         created_at=datetime.now(UTC),
@@ -57,7 +59,7 @@ async def certify_config(
         alpha=alpha,
         delta=delta,
         certified=found.thresholds is not None,
-        tiers=_certified_tiers(planned, found.thresholds),
+        tiers=_certified_tiers(planned, found.thresholds, answers.looks),
         task=task.name,
         task_sha256=task.sha256,
         split=split,
@@ -72,8 +74,10 @@ async def certify_config(
     )
 
 
-def _certified_tiers(planned: list[NamedTier], thresholds: Floats | None) -> list[CertifiedTier]:
+def _certified_tiers(planned: list[NamedTier], thresholds: Floats | None, looks: Sequence[TierLook]) -> list[CertifiedTier]:
     chosen = np.full(len(planned) - 1, NEVER) if thresholds is None else thresholds
     values = [None if value == NEVER else float(value) for value in chosen]
-    pairs = zip(planned, [*values, None], strict=True)
-    return [CertifiedTier(name=tier.name, weights_sha256=tier.sha256, threshold=value) for tier, value in pairs]
+    return [
+        CertifiedTier(name=tier.name, weights_sha256=tier.sha256, threshold=value, look=look)
+        for tier, value, look in zip(planned, [*values, None], [*looks, None], strict=True)
+    ]
