@@ -27,10 +27,11 @@ from greenagent.measure.sensors.replay import ConstantPowerSensor
 from greenagent.measure.signals.intensity import lookup
 from greenagent.serve import server as serving
 from greenagent.serve.accounts import Accounts, CpuTimes
+from greenagent.serve.api.app import build_app
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig
-from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
+from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.metered import MeteredClient
 from greenagent.serve.remote.client import RemoteTier
 from greenagent.serve.replicas.pool import Pool

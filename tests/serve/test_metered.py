@@ -18,7 +18,8 @@ from greenagent.measure.attribution import ONLY
 from greenagent.measure.meter import Meter
 from greenagent.measure.sensors.replay import ConstantPowerSensor
 from greenagent.serve.accounts import Accounts, CpuTimes
-from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
+from greenagent.serve.api.app import build_app
+from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.metered import MeteredClient, open_metered
 from greenagent.serve.server import idle_activity
 

@@ -89,8 +89,8 @@ class Asked(Protocol):
 
 
 class Account:
-    """One request's energy account, open from its arrival to its end; several generations may run on it one after the other, on
-    any engines."""
+    """One request's energy account, open from its arrival to its end; several generations may run on it, after one another or at
+    once, on any engines."""
 
     def __init__(self, accounts: Accounts, request_id: str, opened_s: float) -> None:
         self._accounts = accounts
@@ -99,7 +99,7 @@ class Account:
         self._energy: Energy | None = None
         self._elsewhere: list[Energy] = []
         self._generations = 0
-        self._engine: Runs | None = None
+        self._running: dict[str, Runs] = {}
 
     @property
     def generations(self) -> int:
@@ -131,20 +131,23 @@ class Account:
     async def _run(self, request: EngineRequest, engine: Runs) -> AsyncGenerator[TokenEvent, None]:
         attempt = self._attempt(self._generations)
         self._generations += 1
-        self._engine = engine
         if request.request_id != attempt:
             request = request.model_copy(update={"request_id": attempt})
-        with self._accounts.attempt(attempt, self.request_id, engine.name):
-            async with aclosing(engine.run(request)) as events:
-                async for event in events:
-                    if event.energy is not None:
-                        self._elsewhere.append(event.energy)
-                    yield event
+        self._running[attempt] = engine
+        try:
+            with self._accounts.attempt(attempt, self.request_id, engine.name):
+                async with aclosing(engine.run(request)) as events:
+                    async for event in events:
+                        if event.energy is not None:
+                            self._elsewhere.append(event.energy)
+                        yield event
+        finally:
+            del self._running[attempt]
 
     def cancel(self) -> None:
-        """Cancels the generation that runs; its events end with ``finish_reason == "cancelled"``."""
-        if self._engine is not None:
-            self._engine.cancel(self._attempt(self._generations - 1))
+        """Cancels the generations that run; their events end with ``finish_reason == "cancelled"``."""
+        for attempt, engine in list(self._running.items()):
+            engine.cancel(attempt)
 
     def _attempt(self, number: int) -> str:
         return self.request_id if not number else f"{self.request_id}+{number}"

@@ -28,9 +28,10 @@ from greenagent.core.heap import settle_heap
 from greenagent.core.records import Activity
 from greenagent.ledger import open_ledger
 from greenagent.serve.accounts import Accounts
+from greenagent.serve.api.app import build_app
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.config import ServeConfig
-from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
+from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.keys import ApiKeys, check_exposure
 from greenagent.serve.replicas.start import replica_configs
 from greenagent.serve.start import read_cascade, shadows_of, started, tiers_to_serve

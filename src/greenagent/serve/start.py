@@ -11,8 +11,7 @@ from greenagent.core.cascade import Cascade
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import InputError
 from greenagent.core.interface import Interface
-from greenagent.core.records import ModelCard
-from greenagent.engines.models import resolve_model
+from greenagent.engines.models import ModelRef, resolve_model
 from greenagent.serve.accounts import Accounts
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig, TierConfig
@@ -45,18 +44,18 @@ def named_tiers(options: ServeConfig) -> list[NamedTier]:
     for tier in options.tiers:
         far = is_remote(replica_configs(tier)[0].model)
         reference = resolve_model(tier.model) if tier.engine != "stub" and not far else None
-        card = reference.card if reference is not None else None
         name = tier.name or (reference.name if reference is not None else str(tier.options.get("model", tier.model)))
         if name in [other.name for other in found]:
             raise InputError(f"two tiers are called {name!r}: give one of them another name")
         check_replicas(name, tier)
-        found.append(_named(name, card, tier))
+        found.append(_named(name, reference, tier))
     return found
 
 
-def _named(name: str, card: ModelCard | None, tier: TierConfig) -> NamedTier:
+def _named(name: str, reference: ModelRef | None, tier: TierConfig) -> NamedTier:
+    card = reference.card if reference is not None else None
     if card is None:
-        return NamedTier(name, Interface(), tier, tier.threshold)
+        return NamedTier(name, reference.interface if reference is not None else Interface(), tier, tier.threshold)
     sha256 = next((file.sha256 for file in card.files if file.path == card.served_file), None)
     trained_on = tuple(card.recipe.get("train_on", ["train"])) if card.recipe else ()
     return NamedTier(name, card.interface, tier, tier.threshold, sha256, trained_on)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from greenagent.engines.models import ModelRef, resolve_model
 from greenagent.engines.openvino import check_device
 from greenagent.engines.signal_stack import kept_signal_stack
 
-__all__ = ["EncoderOptions", "open_encoder", "openvino_network"]
+__all__ = ["EncoderOptions", "compiled_graph", "open_encoder", "openvino_network"]
 
 _TRIED_TEXTS, _TRIED_TOKENS, _TRIES = 8, 16, 5
 
@@ -46,7 +45,7 @@ def openvino_network(ref: ModelRef, settings: EngineSettings, options: EncoderOp
     check_device(openvino, settings.device)
     try:
         with kept_signal_stack():
-            compiled, precision = _compiled(openvino, ref.encoder, settings, options.precision if options else "auto")
+            compiled, precision = compiled_graph(openvino, ref.encoder, settings, options.precision if options else "auto")
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(f"OpenVINO cannot load {ref.encoder}: {lines[-1] if lines else 'no reason given'}") from error
@@ -57,8 +56,8 @@ def openvino_network(ref: ModelRef, settings: EngineSettings, options: EncoderOp
     return EncoderNetwork(ref, scores, precision)
 
 
-def _compiled(openvino: Any, path: Path, settings: EngineSettings, precision: str) -> tuple[Any, str]:
-    """The graph compiled for the device, and its precision.
+def compiled_graph(openvino: Any, graph: Any, settings: EngineSettings, precision: str) -> tuple[Any, str]:
+    """``graph`` (a file, or an `openvino.Model`) compiled for the device, and its precision.
 
     Some processors that have bf16 take longer in it (AMX switched off, as in many virtual machines: 1.4 times), so it is tried.
     """
@@ -72,7 +71,7 @@ def _compiled(openvino: Any, path: Path, settings: EngineSettings, precision: st
 
     def compiled(hint: str) -> Any:
         hints = {} if hint == "auto" else {"INFERENCE_PRECISION_HINT": hint}
-        return core.compile_model(path, settings.device, properties | hints)
+        return core.compile_model(graph, settings.device, properties | hints)
 
     found = {hint: compiled(hint) for hint in asked}
     quickest = min(found, key=lambda hint: _seconds(found[hint])) if len(found) > 1 else precision

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from greenagent.compress.export.telemetry import without_telemetry
 from greenagent.compress.quiet import quiet
 from greenagent.core.errors import MissingExtraError
+from greenagent.engines.telemetry import without_telemetry
 
 __all__ = ["Precision", "converted", "export_ir"]
 
