@@ -168,8 +168,12 @@ def count_parameters(model: Any) -> int:
 
 
 def files_of(served: Path) -> list[Path]:
-    """All files that an engine needs of ``served``, which is one of them."""
-    return [served, served.with_suffix(".bin")] if served.suffix == ".xml" else [served]
+    """All files that an engine needs of ``served``, which is one of them: an encoder with early exits has a graph for each part,
+    numbered from 2."""
+    if served.suffix != ".xml":
+        return [served]
+    graphs = [served, *sorted(served.parent.glob(f"{served.stem}-[0-9].xml"))]
+    return [file for graph in graphs for file in (graph, graph.with_suffix(".bin"))]
 
 
 def bytes_of(path: Path) -> int:

@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional
 
 from greenagent.compress.classify.candidate import Classifier, Row, rows_of
+from greenagent.compress.classify.temperature import calibration_error, fitted_temperature
 from greenagent.compress.run import Run
 from greenagent.compress.training.train import Batch, TrainOptions, train
 from greenagent.core.errors import TaskError
 from greenagent.tasks import Example
 
-__all__ = ["Loss", "calibrate", "calibration_error", "fitted_temperature", "learn", "lengths_of", "rows_to_learn"]
+__all__ = ["Loss", "calibrate", "learn", "lengths_of", "rows_to_learn"]
 
-_BINS = 15
 _BEGINS = 40  # letters of an example, to tell which it is
 
 
@@ -99,19 +99,3 @@ def calibrate(candidate: Classifier, run: Run) -> dict[str, Any]:
         "calibration_error_before": round(calibration_error(logits, labels), 4),
         "calibration_error": round(calibration_error(logits / candidate.temperature, labels), 4),
     }
-
-
-def fitted_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """What logits must be divided by so that the labels are likeliest (Guo et al. 2017); found by a search over a line."""
-    grid = torch.logspace(-1.5, 1.5, 301)
-    losses = [float(functional.cross_entropy(logits / t, labels)) for t in grid]
-    return float(grid[losses.index(min(losses))])
-
-
-def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The expected calibration error: |accuracy - confidence|, averaged over 15 bins of confidence by their examples."""
-    confidence, choice = logits.softmax(-1).max(-1)
-    right = (choice == labels).float()
-    bins = (confidence * _BINS).long().clamp_max(_BINS - 1)
-    gaps = [(right[bins == b].sum() - confidence[bins == b].sum()).abs() for b in range(_BINS)]
-    return float(torch.stack(gaps).sum() / len(labels))

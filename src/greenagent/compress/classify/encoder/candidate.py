@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import transformers
 
-from greenagent.compress.candidate import Shape
+from greenagent.compress.candidate import Shape, count_parameters
 from greenagent.compress.classify.candidate import Classifier, require_choice
-from greenagent.compress.classify.encoder.export import export_ir
+from greenagent.compress.classify.encoder.export import Precision, export_ir, export_parts
+from greenagent.compress.classify.encoder.heads import Exits, early, features
 from greenagent.compress.quiet import quiet
 from greenagent.compress.training.precision import bf16_is_quicker
 from greenagent.core.errors import ModelError
@@ -25,6 +26,8 @@ from greenagent.engines.registry import AUTO, engine_for
 
 __all__ = ["ENCODERS", "Encoder", "encoder_reader", "encoder_shape", "load_encoder"]
 
+_BATCH = 64
+
 ENCODERS = ("bert",)
 """The architectures, as ``config.json`` calls them."""
 
@@ -32,7 +35,17 @@ _AROUND = 8  # tokens that a tokenizer may put around a text
 
 
 class Encoder(Classifier):
-    """A ``transformers`` model for sequence classification and its tokenizer; its labels are `Interface.choices`."""
+    """A ``transformers`` model for sequence classification and its tokenizer; its labels are `Interface.choices`.
+
+    ``exits``: heads between its layers; new weights have none.
+    """
+
+    exits: Exits | None = None
+
+    @property
+    def parameters(self) -> int:
+        heads = self.exits.heads if self.exits is not None else []
+        return super().parameters + sum(count_parameters(head) for head in heads)
 
     @property
     def architecture(self) -> str:
@@ -54,6 +67,20 @@ class Encoder(Classifier):
     def logits(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         scores: torch.Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return scores
+
+    def score(self, texts: Sequence[str]) -> torch.Tensor:
+        """Logits (texts, choices), in float32; with exits those of the head that answers, as if it had the last one's
+        temperature."""
+        if self.exits is None:
+            return super().score(texts)
+        batches = [self.inputs(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
+        read, final = features(self.model, batches, self.exits.layers, lambda done, total: None)
+        return early(read, final, self.exits.heads, self.exits.exits, self.temperature)[0]
+
+    def exported(self, form: str, path: Path) -> Self:
+        found = super().exported(form, path)
+        found.exits = self.exits
+        return found
 
     def taught(self, texts: Sequence[str]) -> torch.Tensor:
         """As of all classifiers, in bfloat16 where that is quicker (up to three times); a probability changes by some
@@ -93,14 +120,23 @@ class Encoder(Classifier):
         """Writes what plain ``AutoModelForSequenceClassification`` loads: config with labels, safetensors, tokenizer."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
+        if self.exits is not None:
+            self.exits.save(directory)
 
     def check_exportable(self) -> None:
         """Every encoder is."""
 
     def export(self, directory: Path, name: str) -> tuple[str, Path]:
         path = directory / "model.xml"
-        export_ir(self.model, path, "fp16")
+        self.export_graph(path, "fp16")
         return "fp16", path
+
+    def export_graph(self, path: Path, precision: Precision) -> None:
+        """Writes the OpenVINO graph, or one for each part."""
+        if self.exits is None:
+            export_ir(self.model, path, precision)
+        else:
+            export_parts(self.model, self.exits.heads, self.exits.layers, path, precision)
 
     def served_log_probs(self, directory: Path, prompts: Sequence[str]) -> Any:
         ref = resolve_model(directory)
@@ -138,7 +174,9 @@ def load_encoder(name: str, interface: Interface | None = None, seed: int = 0) -
         raise _not_loaded(name, error) from error
     if not has_head:
         _draw(model.classifier, config.initializer_range, seed)
-    return Encoder(model.eval(), tokenizer, base=name)
+    found = Encoder(model.eval(), tokenizer, base=name)
+    found.exits = Exits.load(directory) if has_head else None
+    return found
 
 
 def encoder_reader(name: str) -> Callable[[str], bool]:
