@@ -12,6 +12,7 @@ from greenagent.compress.candidate import Candidate, Family, Shape
 from greenagent.compress.classify.candidate import Row, rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
 from greenagent.compress.classify.encoder.heads import Exits, Learning, chosen_exits, early, features, trained
+from greenagent.compress.classify.learn import rows_to_learn
 from greenagent.compress.run import Run, StepOptions
 from greenagent.core.errors import RecipeError
 
@@ -55,7 +56,8 @@ class EarlyExit(StepOptions):
         """Trains the heads and chooses the threshold."""
         assert isinstance(candidate, Encoder)
         torch.manual_seed(run.seed)
-        fit, select = rows_of(run.fit, run.interface), rows_of(run.select, run.interface)
+        fit = rows_to_learn(candidate, run.fit, run)
+        select = candidate.readable(rows_of(run.select, run.interface))
         read, final = self._read(candidate, fit, run)
         labels = torch.tensor([row["label"] for row in fit])
         how = Learning(self.epochs, self.batch_size, self.learning_rate, self.tau)
