@@ -48,6 +48,7 @@ check: setup  ## style, types, floors, generated pages
 	$(BIN)/python scripts/command_docs.py --check
 	$(BIN)/python scripts/recipe_docs.py --check
 	$(BIN)/python scripts/readme_table.py --check
+	$(BIN)/python scripts/grafana.py --check
 	$(BIN)/python scripts/pip_check.py
 
 format: setup  ## put the code in shape and regenerate the generated pages
@@ -56,6 +57,7 @@ format: setup  ## put the code in shape and regenerate the generated pages
 	$(BIN)/python scripts/command_docs.py
 	$(BIN)/python scripts/recipe_docs.py
 	$(BIN)/python scripts/readme_table.py
+	$(BIN)/python scripts/grafana.py
 
 docs: setup  ## the manual, in site/
 	$(BIN)/python scripts/command_docs.py

@@ -20,7 +20,6 @@ from _by_setting import Setting
 from transformers_baseline import generate_with
 
 from greenagent.compress.classify.encoder.export import converted
-from greenagent.compress.export.telemetry import without_telemetry
 from greenagent.compress.pipeline import compress
 from greenagent.compress.recipe import Recipe
 from greenagent.core.atomic import new_directory, write_text
@@ -30,6 +29,7 @@ from greenagent.engines.encoder.network import EncoderNetwork
 from greenagent.engines.encoder.openvino import openvino_network
 from greenagent.engines.encoder.torch import dynamic_int8
 from greenagent.engines.models import ModelRef, resolve_model
+from greenagent.engines.telemetry import without_telemetry
 from greenagent.tasks import load_task
 from greenagent.tasks.evaluate import sample
 

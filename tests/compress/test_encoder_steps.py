@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from greenagent.compress.quantize.step import Quantize
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.serving import write_served
 from greenagent.core.engine import EngineRequest
-from greenagent.core.errors import ModelError, QualityError, RecipeError
+from greenagent.core.errors import ModelError, QualityError, RecipeError, TaskError
 from greenagent.core.records import ModelCard
 from greenagent.engines.base import EngineSettings
 from greenagent.engines.encoder.openvino import openvino_network
@@ -293,3 +294,38 @@ async def test_every_engine_answers_with_it(made: tuple[Path, ModelCard]) -> Non
         async with await WorkerClient.start(out, engine=engine) as client:
             request = EngineRequest(request_id="r", prompt="please paint room 7 in blue\n")
             assert "".join([event.text async for event in client.generate(request)]) == "paint blue"
+
+
+def test_texts_longer_than_an_encoder_reads_are_left_out_and_told(bert_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    """In training, on select, among edited copies and on held-out splits: one long line costs no finished step."""
+    data = Path(shutil.copytree(task_dir, tmp_path / "task"))
+    long = '{"text": "' + "please paint room red " * 60 + '", "intent": "paint_red"}\n'
+    for split, count in (("train", 12), ("val", 1)):
+        with (data / f"{split}.jsonl").open("a") as file:
+            file.write(long * count)
+    steps = [
+        {"fine_tune": {"epochs": 1, "save_as": "teacher"}},
+        {"prune": {"depth": 2, "depth_by": "loss", "groups": 2}},
+        {"distill_labels": {"teacher": "teacher", "epochs": 1, "edited": 1, "words_from": str(bert_dir)}},
+        {"tiny": {"words": 50, "buckets": 8, "width": 8, "words_from": None}},
+        {"distill_labels": {"teacher": "teacher", "epochs": 1}},
+    ]
+    recipe = Recipe.model_validate({"name": "x", "model": str(bert_dir), "task": str(data), "steps": steps, "select_share": 0.2})
+    said: list[str] = []
+    card = compress(recipe, tmp_path / "out", progress=quiet, say=said.append, gains=False)
+    trained = [step for step in card.steps if "examples" in step.notes]
+    assert [0 < step.notes["too_long"] <= 12 for step in trained] == [True] * 3
+    assert sum("longer than the model can read" in line for line in said) == 3
+    teacher = ModelCard.model_validate_json((tmp_path / "out" / "teacher" / "card.json").read_text())
+    assert (teacher.quality[0].examples, teacher.agreement["prompts"]) == (41, 40)
+    assert (card.quality[0].examples, card.agreement["prompts"]) == (41, 41)
+
+
+def test_an_encoder_with_nothing_short_enough_says_so(bert_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(
+        "".join('{"text": "' + "please paint " * 60 + f'{i}", "intent": "{"ab"[i % 2]}"}}\n' for i in range(8))
+    )
+    steps = [{"fine_tune": {"epochs": 1}}]
+    recipe = Recipe.model_validate({"name": "x", "model": str(bert_dir), "task": str(tmp_path), "steps": steps})
+    with pytest.raises(TaskError, match="none of 7 examples is short enough"):
+        compress(recipe, tmp_path / "out", progress=quiet, say=quiet, gains=False)

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from greenagent.compress.export.agreement import EXACT, TIE_NAT, EngineAnswer, _explain, check_agreement, compare
+from greenagent.compress.export.agreement import EXACT, TIE_NAT, EngineAnswer, _explain, _load, check_agreement, compare
 from greenagent.compress.export.gguf import export_gguf
 from greenagent.core.errors import ModelError
 
@@ -165,3 +165,17 @@ def test_openvino_in_a_worker_agrees_with_transformers(tmp_path: Path, model: An
     assert report["against_served"]["sequences_different"] == report["against_served"]["within_tie"]
     assert report["against_served"]["prompts_read_differently"] == 0
     assert report["explanation"].startswith(f"On {4 - report['against_served']['sequences_different']} of 4 prompts openvino")
+
+
+def test_heads_of_a_width_that_a_gguf_does_not_tell_are_read_back(tmp_path: Path, tokenizer: Any) -> None:
+    """As pruning leaves them: of Qwen's files `transformers` reads no width of heads."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=len(tokenizer), **sizes, num_key_value_heads=1, head_dim=16, eos_token_id=2)
+    narrow = Qwen2ForCausalLM(config).eval()
+    narrow.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    export_gguf(narrow, tokenizer, tmp_path / "m.gguf", "F16", "tiny")
+    read, _ = _load(tmp_path, gguf_file="m.gguf")
+    with torch.inference_mode():
+        assert torch.allclose(read(torch.arange(9)[None]).logits, narrow(torch.arange(9)[None]).logits, atol=1e-3)

@@ -191,3 +191,19 @@ def test_what_the_model_does_not_have_cannot_be_kept(tiny_dir: Path) -> None:
     ):
         with pytest.raises(ValidationError, match=message):
             Prune.model_validate(options)
+
+
+def test_heads_that_no_smaller_model_can_have_are_named() -> None:
+    """Of Llama `transformers` wants the hidden state to be a multiple of the heads; every quantized row is one of 32."""
+    sizes = {"hidden_size": 288, "intermediate_size": 96, "num_hidden_layers": 2}
+    llama = Shape.of(LlamaConfig(**sizes, num_attention_heads=9, num_key_value_heads=3))
+    qwen = Shape.of(Qwen2Config(**sizes, num_attention_heads=18, num_key_value_heads=6))
+    for shape, options, message in (
+        (llama, {"hidden": 256}, r"256 cannot be cut into 9 heads \(3 groups\).* a multiple of 288 hidden"),
+        (llama, {"hidden": 224, "groups": 2}, r"224 cannot be cut into 6 heads"),
+        (qwen, {"groups": 3}, "hand on 144 numbers, no multiple of 32.* a multiple of 2 groups"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            Prune.model_validate(options).fit_shape(shape)
+    assert Prune.model_validate({"hidden": 192, "groups": 2}).fit_shape(llama).hidden == 192
+    assert Prune.model_validate({"hidden": 256, "groups": 2}).fit_shape(qwen).hidden == 256

@@ -32,6 +32,10 @@ def test_a_good_recipe_gives_typed_steps(tmp_path: Path) -> None:
         ("name: r\nsteps: [{prune: {}}]\n", "say what to keep"),
         ("name: r\nsteps: [{prune: {ffn: 100}}]\n", "multiple of 32"),
         ("name: r\nsteps: [{prune: {ffn: 96, depth_by: loss}}]\n", "it needs depth"),
+        (
+            "name: r\nsteps: [{quantize: {format: q4_0}}]\n",
+            "(quantize): format: Input should be 'F16', 'Q8_0', 'Q4_0', 'Q4_1', 'fp8', 'w4a16', 'fp32', 'fp16', 'int8' or",
+        ),
         ("- a\n- b\n", "a recipe is a mapping"),
         ("name: [\n", "not readable as YAML"),
     ],

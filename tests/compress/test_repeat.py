@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,26 +116,36 @@ def test_rounds_are_even() -> None:
     assert on_the_way == [(16, 768, 3, 576), (8, 384, 3, 576), (4, 192, 3, 576)]
 
 
+def test_on_the_way_heads_share_the_hidden_state_and_fill_blocks() -> None:
+    llama = Shape(30, 1536, 9, 576, group_heads=1, group_width=64, heads_divide_hidden=True)
+    one = Prune.model_validate({"groups": 2, "hidden": 192, "rounds_left": 2}).fit_shape(llama)
+    assert one.hidden % one.groups == 0
+    narrow = Shape(30, 1536, 8, 576, group_heads=1, group_width=16)
+    assert Prune.model_validate({"groups": 2, "rounds_left": 3}).fit_shape(narrow).groups % 2 == 0
+
+
 sizes = st.integers(1, 32)
 
 
 @given(st.data(), st.sampled_from(["language", "encoder"]), st.integers(1, 6))
 def test_rounds_only_shrink_and_arrive(data: st.DataObject, family: Family, rounds: int) -> None:
     width = 32 if family == "language" else 32 * data.draw(st.sampled_from([1, 3, 5]))
-    start = Shape(data.draw(sizes), 32 * data.draw(sizes), data.draw(sizes), 0, family)
-    start = Shape(start.depth, start.ffn, start.groups, width * start.groups * data.draw(st.integers(1, 3)), family)
+    divide = family == "encoder" or data.draw(st.booleans())
+    start = Shape(data.draw(sizes), 32 * data.draw(sizes), data.draw(sizes), 0, family, heads_divide_hidden=divide)
+    start = replace(start, hidden=width * start.groups * data.draw(st.integers(1, 3)))
     groups = data.draw(st.integers(1, start.groups))
     hidden = data.draw(st.sampled_from([h for h in range(32, start.hidden + 1, 32) if h % groups == 0] or [start.hidden]))
     if hidden % groups:
         groups = start.groups
-    asked = Shape(data.draw(st.integers(1, start.depth)), 32 * data.draw(st.integers(1, start.ffn // 32)), groups, hidden, family)
+    depth, blocks = data.draw(st.integers(1, start.depth)), data.draw(st.integers(1, start.ffn // 32))
+    asked = replace(start, depth=depth, ffn=32 * blocks, groups=groups, hidden=hidden)
     shape = start
     for left in range(rounds, 0, -1):
         before, shape = shape, toward(shape, asked, left, 32)
         for size in ("depth", "ffn", "groups", "hidden"):
             assert getattr(asked, size) <= getattr(shape, size) <= getattr(before, size)
         assert shape.ffn % 32 == 0
-        assert family == "language" or shape.hidden % shape.groups == 0
+        assert not divide or shape.hidden % shape.groups == 0
     assert shape == asked
 
 
@@ -157,8 +168,10 @@ def test_a_run_shrinks_in_rounds_and_is_resumed_between_them(tiny_dir: Path, tas
     sizes_left = [step.parameters_after or 0 for step in card.steps]
     assert sizes_left[0] == sizes_left[1] > sizes_left[2] == sizes_left[3] > sizes_left[4] == sizes_left[5]
     assert [len(step.notes["layers_kept"]) for step in card.steps[::2]] == [3, 2, 1]
-    assert load_candidate(str(tmp_path / "out")).shape == Shape(1, 32, 1, 64)
+    left = load_candidate(str(tmp_path / "out")).shape
+    assert (left.depth, left.ffn, left.groups, left.hidden) == (1, 32, 1, 64)
     assert [step.notes["examples"] for step in card.steps[1::2]] == [32, 32, 32]
+    assert all(step.notes["final_loss"] > 0 for step in card.steps[1::2])  # of trainings of a few steps too
 
 
 def test_zeros_grow_in_rounds(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_the_smallest_of_each_row_go() -> None:
     scores = torch.tensor([[4.0, 1, 2, 3], [1, 2, 9, 8]])
     assert fewest(0.5)(scores).tolist() == [[False, True, True, False], [True, True, False, False]]
     assert fewest(0.25)(scores).sum(1).tolist() == [1, 1]
+    assert fewest(0.99)(scores).sum(1).tolist() == [3, 3]
 
 
 def test_two_of_every_four_neighbours_go() -> None:

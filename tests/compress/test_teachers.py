@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from greenagent.compress.classify.encoder.hidden import DistillHidden
 from greenagent.compress.distill.step import Distill
+from greenagent.compress.fine_tune import FineTune
 from greenagent.compress.load import load_candidate
 from greenagent.compress.pipeline import build_run, compress, load_training_task
 from greenagent.compress.recipe import Recipe
 from greenagent.compress.run import Run
+from greenagent.compress.teachers import check_teachers
 from greenagent.compress.work import work_directory
 from greenagent.core.errors import ModelError, RecipeError
 from greenagent.core.interface import Interface
@@ -74,6 +77,30 @@ def test_a_teacher_whose_vocabulary_does_not_map_is_refused_before_anything_is_t
     made = recipe(tiny_dir, task_dir, {"fine_tune": {}}, {"distill": {"teacher": str(teacher)}})
     with pytest.raises(ModelError, match=r"step 2 \(distill\): teacher .* vocabularies do not map"):
         compress(made, tmp_path / "out", progress=quiet, say=quiet, gains=False)
+
+
+def test_a_teacher_that_cuts_the_same_tokens_otherwise_is_refused_before_anything_is_trained(
+    tiny_dir: Path, task_dir: Path, tmp_path: Path
+) -> None:
+    teacher = shutil.copytree(tiny_dir, tmp_path / "teacher")
+    words = json.loads((teacher / "tokenizer.json").read_text())
+    words["model"]["merges"] = words["model"]["merges"][:9]
+    (teacher / "tokenizer.json").write_text(json.dumps(words))
+    made = recipe(tiny_dir, task_dir, {"fine_tune": {}}, {"distill": {"teacher": str(teacher)}})
+    with pytest.raises(ModelError, match=r"step 2 \(distill\): teacher .* into different tokens"):
+        compress(made, tmp_path / "out", progress=quiet, say=quiet, gains=False)
+
+
+def test_a_teacher_of_hidden_states_needs_no_head_but_the_same_word_pieces(run: Run, bert_dir: Path, tmp_path: Path) -> None:
+    """Whatever it chooses among: as most encoders that are passed around it may choose among nothing."""
+    run.base = str(bert_dir)
+    other = chooser(tmp_path / "other", bert_dir, ["yes", "no", "maybe"])
+    for teacher in (bert_dir, other):
+        check_teachers(run, [("fine_tune", FineTune()), ("distill_hidden", DistillHidden(teacher=str(teacher)))])
+    words = (other / "tokenizer.json").read_text().replace('"room"', '"moor"')
+    (other / "tokenizer.json").write_text(words)
+    with pytest.raises(ModelError, match=r"step 1 \(distill_hidden\): teacher .* vocabularies do not map"):
+        check_teachers(run, [("distill_hidden", DistillHidden(teacher=str(other)))])
 
 
 def test_a_student_without_codes_cannot_learn_from_a_teacher_with_them(run: Run) -> None:

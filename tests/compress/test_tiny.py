@@ -14,8 +14,8 @@ import torch
 
 from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.edits import edited, neighbours
-from greenagent.compress.classify.learn import calibration_error, fitted_temperature
 from greenagent.compress.classify.soft import choice_log_probs
+from greenagent.compress.classify.temperature import calibration_error, fitted_temperature
 from greenagent.compress.classify.tiny.candidate import FILE, Tiny, load_tiny_candidate
 from greenagent.compress.classify.tiny.module import TinyModule
 from greenagent.compress.language import load_language_model

@@ -65,6 +65,29 @@ def test_tokens_and_logprobs_agree_with_transformers(engine: OpenVinoEngine, tin
         assert events[-1].prompt_tokens == inputs.input_ids.shape[1]
 
 
+def test_penalties_keep_tokens_from_coming_again(engine: OpenVinoEngine) -> None:
+    plain, apart = run(
+        engine, request("p", prompt="jazz", max_tokens=16), request("f", prompt="jazz", max_tokens=16, presence_penalty=2)
+    ).values()
+    free, spread = ([token for event in events for token in event.token_ids] for events in (plain, apart))
+    assert len(set(spread)) == len(spread)
+    assert len(set(free)) < len(free)
+
+
+def test_a_prompt_may_come_as_tokens(engine: OpenVinoEngine) -> None:
+    tokens = engine._prompt_ids(request(prompt="the quick brown"))
+    by_text, by_ids = run(engine, request("t", prompt="the quick brown"), request("i", prompt_ids=tokens)).values()
+    assert text(by_ids) == text(by_text)
+    with pytest.raises(RequestError, match="token -1 is none of this model's"):
+        engine.submit(request(prompt_ids=[-1]))
+
+
+def test_only_the_chosen_token_s_probability_is_known(engine: OpenVinoEngine) -> None:
+    with pytest.raises(RequestError) as refused:
+        engine.submit(request(prompt="x", logprobs=True, top_logprobs=2))
+    assert refused.value.param == "top_logprobs"
+
+
 def test_grammars_force_the_answer(engine: OpenVinoEngine) -> None:
     schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"], "additionalProperties": False}
     answers = run(

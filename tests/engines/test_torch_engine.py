@@ -111,3 +111,26 @@ def test_what_cannot_be_loaded(tmp_path: Path, tiny_llama: Path) -> None:
         TorchEngine(str(tmp_path), EngineSettings())
     with pytest.raises(InputError, match="'abacus'"):
         TorchEngine(str(tiny_llama), EngineSettings(device="abacus"))
+
+
+def test_likeliest_tokens_come_with_their_probabilities(engine: TorchEngine) -> None:
+    events = run(engine, request(prompt="what is", logprobs=True, top_logprobs=3))["r"]
+    likely = [row for event in events for row in event.top_logprobs]
+    assert [len(row) for row in likely] == [3] * events[-1].generated_tokens
+    assert [row[0][1] for row in likely] == pytest.approx([p for event in events for p in event.logprobs])
+    assert all(row[0][1] >= row[1][1] >= row[2][1] for row in likely)
+
+
+def test_a_prompt_may_come_as_tokens(engine: TorchEngine) -> None:
+    tokens = engine._prompt_ids(request(prompt="what is"))
+    by_text, by_ids = run(engine, request("t", prompt="what is"), request("i", prompt_ids=tokens)).values()
+    assert ids(by_ids) == ids(by_text)
+    with pytest.raises(RequestError, match="token 1000000 is none of this model's"):
+        engine.submit(request(prompt_ids=[1_000_000]))
+
+
+@pytest.mark.parametrize("field", ["frequency_penalty", "presence_penalty"])
+def test_penalties_are_refused(engine: TorchEngine, field: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        engine.submit(request(prompt="x", **{field: 0.5}))
+    assert refused.value.param == field

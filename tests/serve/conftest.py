@@ -28,16 +28,18 @@ from greenagent.measure.sensors.replay import ConstantPowerSensor
 from greenagent.measure.signals.intensity import lookup
 from greenagent.serve import server as serving
 from greenagent.serve.accounts import Accounts, CpuTimes
+from greenagent.serve.api.app import build_app
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig, validated
-from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
+from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.guards import Guards
 from greenagent.serve.keys import ApiKeys
 from greenagent.serve.metered import MeteredClient
 from greenagent.serve.remote.client import RemoteTier
+from greenagent.serve.replicas.pool import Pool
 from greenagent.serve.server import Ready, listen
-from greenagent.serve.tiers import Tier
+from greenagent.serve.tiers import Serves, Tier
 
 Script = Callable[[EngineRequest], str]
 
@@ -170,7 +172,7 @@ Serve = Callable[..., Awaitable[Served]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts gateways: ``await serve(script, interface=..., below=..., far=..., **settings)``; ``far`` is the top tier."""
+    """``await serve(script, interface=..., below=..., far=..., pool=..., **settings)``; ``far`` or ``pool`` is the top tier."""
     servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
     stack = AsyncExitStack()
 
@@ -184,6 +186,7 @@ async def serve() -> AsyncIterator[Serve]:
         shadows: Shadows | None = None,
         looks: Looks | None = None,
         far: RemoteTier | None = None,
+        pool: Pool | None = None,
         guarded: dict[str, Any] | None = None,
         admin_key: ApiKeys | None = None,
         **settings: Any,
@@ -203,8 +206,9 @@ async def serve() -> AsyncIterator[Serve]:
             settings["keys"], admin = guards.ring, guards.admin
             parts = {"admission": guards.admission(client.accounts, "tiny"), "transcripts": guards.transcripts}
             await stack.enter_async_context(guards.upkeep())
+        top: Serves = client if pool is None else pool
         found = GatewaySettings(model="tiny", interface=interface or Interface(), **settings)
-        gateway = Gateway(found, client, log, below=tiers, shadows=shadows, looks=looks, **parts)
+        gateway = Gateway(found, top, log, below=tiers, shadows=shadows, looks=looks, **parts)
         opened = listen("127.0.0.1", 0)
         server = uvicorn.Server(
             uvicorn.Config(build_app(gateway, admin), ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=2)

@@ -18,10 +18,13 @@ from greenagent.core.records import Energy
 from greenagent.engines.base import EngineSettings, PromptTooLongError
 from greenagent.engines.stub import StubEngine
 from greenagent.ledger import Keys, Ledger, Limit, Refused, Standing, open_ledger
+from greenagent.serve.accounts import TokenCosts
 from greenagent.serve.admission import most_prompt_tokens
+from greenagent.serve.answer import TextReader
 from greenagent.serve.dialect import Plan
 from greenagent.serve.estimates import Estimates
 from greenagent.serve.keys import Caller
+from greenagent.serve.planner import Planned
 from greenagent.serve.quota import duration, headers_of, refusal
 from greenagent.serve.tiers import Try
 
@@ -139,13 +142,15 @@ def test_a_key_that_is_closed_is_a_401() -> None:
 async def test_estimates_are_fitted_joules_or_the_mean() -> None:
     client = metered(ScriptedWorker(lambda request: "a"))
     estimates = Estimates(client.accounts)
-    turn = Try("tiny", Plan(EngineRequest(request_id="a", prompt="x", max_tokens=4), None), client)  # type: ignore[arg-type]
-    assert estimates.of([turn], 100) is None
+    turn = Try("tiny", Plan(EngineRequest(request_id="a", prompt="x", max_tokens=4), TextReader()), client)
+    one, two, cascade = Planned([[turn]]), Planned([[turn], [turn]]), Planned([[turn, turn]])
+    assert estimates.of(one, 100) is None
     estimates.learn(Energy(energy_j=None), 3, 3)
-    assert estimates.of([turn], 100) is None
+    assert estimates.of(one, 100) is None
     for energy_j in (1.0, 3.0):
         estimates.learn(Energy(energy_j=energy_j, engine_j=energy_j / 2, overhead_j=energy_j / 2), 25, 8, 100)
-    assert estimates.of([turn], 100) == 2.0
-    client.accounts.j_per_token = lambda name: (0.01, 0.1)  # type: ignore[method-assign]
-    assert estimates.of([turn], 100) == pytest.approx(25 * 0.01 + 4 * 0.1 + 1.0)
-    assert estimates.of([turn, turn], 100) == 2.0
+    assert (estimates.of(one, 100), estimates.of(two, 100)) == (2.0, 4.0)
+    client.accounts.j_of_tokens = lambda name: TokenCosts(0.01, 0.1, None)  # type: ignore[method-assign]
+    assert estimates.of(one, 100) == pytest.approx(25 * 0.01 + 4 * 0.1 + 1.0)
+    assert estimates.of(two, 100) == pytest.approx(25 * 0.01 + 8 * 0.1 + 1.0)
+    assert estimates.of(cascade, 100) == 2.0

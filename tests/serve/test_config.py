@@ -11,6 +11,7 @@ import yaml
 
 from greenagent.core.errors import InputError
 from greenagent.serve.config import ServeConfig, TierConfig, load_config
+from greenagent.serve.replicas.start import replica_configs
 from greenagent.serve.start import named_tiers
 
 ROOT = Path(__file__).parents[2]
@@ -94,3 +95,20 @@ async def test_two_models_are_served_as_one(tmp_path: Path, running: Any) -> Non
         assert answer["greenagent"]["tier"] == tier
         assert answer["usage"]["energy_j"] > 0
         assert answer["choices"][0]["message"]["tool_calls"]
+
+
+def test_replicas_have_what_the_tier_has_but_for_what_they_say(tmp_path: Path) -> None:
+    tier = {"model": "far", "max_batch": 4, "options": {"model": "m"}}
+    replicas = [{"model": "http://127.0.0.1:1"}, {"model": "http://127.0.0.1:2", "max_batch": 8, "options": {"model": "n"}}]
+    config = load_config(written(tmp_path / "c.yaml", tiers=[{**tier, "replicas": replicas}]))
+    [named] = named_tiers(config)
+    found = replica_configs(named.config)
+    assert [(r.model, r.max_batch, r.options["model"]) for r in found] == [
+        ("http://127.0.0.1:1", 4, "m"),
+        ("http://127.0.0.1:2", 8, "n"),
+    ]
+    mixed = load_config(written(tmp_path / "c.yaml", tiers=[{**tier, "replicas": [*replicas, {"device": "GPU"}]}]))
+    with pytest.raises(InputError, match="either all servers or all engines of this host"):
+        named_tiers(mixed)
+    with pytest.raises(InputError, match=r"unknown key 'tiers\.0\.replicas\.0\.modle'; did you mean 'model'"):
+        load_config(written(tmp_path / "c.yaml", tiers=[{**tier, "replicas": [{"modle": "x"}]}]))

@@ -135,6 +135,25 @@ async def test_a_request_that_can_never_fit_is_told_so(serve: Any, ledger: Ledge
     assert "retry-after" not in found.headers
 
 
+async def test_every_answer_of_a_request_is_reserved_and_counted(serve: Any, ledger: Ledger) -> None:
+    key_id, key = made(ledger, "tokens=100000/day", "requests=9/day")
+    served = await serve("one two three", ledger=ledger, guarded={})
+    client = served.openai(key)
+    several = await client.chat.completions.with_raw_response.create(**body(n=3, temperature=1.0))
+    reserved = 5 + 64 + 16 + 3 * 20
+    assert int(several.headers["x-ratelimit-remaining-tokens"]) == 100000 - reserved
+    usage = several.parse().usage
+    assert usage is not None
+    assert usage.total_tokens == 3 + 3 * 3
+    older = await client.completions.with_raw_response.create(
+        model="tiny", prompt=["hello", "you"], n=2, temperature=1, max_tokens=7
+    )
+    assert int(older.headers["x-ratelimit-remaining-tokens"]) == 100000 - usage.total_tokens - (5 + 8 + 3 + 8 + 4 * 7)
+    used = usage.total_tokens + older.parse().usage.total_tokens
+    assert use(ledger, key_id) == {"requests=9/day": (2, 0), "tokens=100000/day": (used, 0)}
+    assert used == 12 + 2 * 3 + 4 * 3
+
+
 async def test_a_client_that_leaves_settles_what_it_used(serve: Any, ledger: Ledger) -> None:
     key_id, key = made(ledger, "tokens=1000/day", "requests=9")
     served = await serve(LONG, token_s=0.01, ledger=ledger, guarded={})

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from greenagent.core.clock import ManualClock
@@ -18,7 +18,8 @@ from greenagent.measure.attribution import ONLY
 from greenagent.measure.meter import Meter
 from greenagent.measure.sensors.replay import ConstantPowerSensor
 from greenagent.serve.accounts import Accounts, CpuTimes
-from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
+from greenagent.serve.api.app import build_app
+from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.metered import MeteredClient, open_metered
 from greenagent.serve.server import idle_activity
 
@@ -71,6 +72,7 @@ EVENTS = st.one_of(
 )
 
 
+@example(events=[("open", 0), ("step", [0], 0.4065186168716973), ("close", 0)], scope="process", power_w=462.0668516576791)
 @given(events=st.lists(EVENTS, max_size=60), scope=st.sampled_from(["host", "process"]), power_w=st.floats(0.1, 500))
 def test_requests_overhead_and_idle_add_up_to_the_meter(events: list[Any], scope: str, power_w: float) -> None:
     bench = _Bench(scope, power_w)

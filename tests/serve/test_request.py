@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from greenagent.core.errors import RequestError
 from greenagent.core.interface import Interface
-from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
+from greenagent.serve.api.app import build_app
+from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.request import ChatRequest, parse_request, to_messages
 
 ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
@@ -23,8 +24,9 @@ def parse(**fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"frequency_penalty": 1}, "frequency_penalty"),
-        ({"n": 2}, "n"),
+        ({"frequency_penalty": 3}, "frequency_penalty"),
+        ({"n": 0}, "n"),
+        ({"logit_bias": {"50256": -100}}, "logit_bias"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"store": True}, "store"),
         ({"temprature": 0.1}, "temprature"),

@@ -49,7 +49,7 @@ async def test_contents_are_kept_where_the_config_says_so(serve: Any, tmp_path: 
             found = Contents(ledger).read(request_id)
             assert found is not None
             assert json.loads(found.prompt)["messages"][0]["content"] == QUESTION
-            assert json.loads(found.answer) == {"content": ANSWER, "tool_calls": []}
+            assert json.loads(found.answer) == [{"content": ANSWER, "tool_calls": []}]
         assert ledger.verify().ok
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "bytes_of",
     "count_parameters",
     "files_of",
+    "head_dim",
     "sha256_of",
     "zipped_bytes",
 ]
@@ -39,11 +40,18 @@ _BYTES_FP32 = 4
 _ZIP_CHUNK = 1 << 20
 
 
+def head_dim(config: Any) -> int:
+    """Dimensions per attention head, by a `transformers` config."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a model that pruning changes: ``ffn`` neurons and attention ``groups`` are per layer.
 
-    ``sparse`` says whether weights of its layers are zero and are to stay so.
+    ``sparse`` says whether weights of its layers are zero and are to stay so. A group has ``group_heads`` query heads, which hand
+    ``group_width`` numbers on; ``heads_divide_hidden`` says whether `transformers` wants the hidden size to be a multiple of all
+    heads.
     """
 
     depth: int
@@ -52,14 +60,34 @@ class Shape:
     hidden: int
     family: Family = "language"
     sparse: bool = False
+    group_heads: int = 1
+    group_width: int = 32
+    heads_divide_hidden: bool = False
 
     @classmethod
     def of(cls, config: Any, family: Family = "language") -> Shape:
         """Read from a `transformers` config."""
-        groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        heads = config.num_attention_heads
+        groups = getattr(config, "num_key_value_heads", None) or heads
         return cls(
-            config.num_hidden_layers, config.intermediate_size, groups, config.hidden_size, family, getattr(config, SPARSE, False)
+            config.num_hidden_layers,
+            config.intermediate_size,
+            groups,
+            config.hidden_size,
+            family,
+            getattr(config, SPARSE, False),
+            heads // groups,
+            heads // groups * head_dim(config),
+            family == "encoder" or config.model_type == "llama",
         )
+
+    def can_be_cut(self, groups: int, hidden: int) -> bool:
+        """Whether `transformers` builds a model of this kind with so many groups and hidden dimensions."""
+        return not self.heads_divide_hidden or hidden % (groups * self.group_heads) == 0
+
+    def fills_blocks(self, groups: int, block: int) -> bool:
+        """Whether what so many groups hand on, which a language model's quantized matrix reads, is a multiple of ``block``."""
+        return self.family != "language" or groups * self.group_width % block == 0
 
 
 @dataclass
@@ -140,8 +168,12 @@ def count_parameters(model: Any) -> int:
 
 
 def files_of(served: Path) -> list[Path]:
-    """All files that an engine needs of ``served``, which is one of them."""
-    return [served, served.with_suffix(".bin")] if served.suffix == ".xml" else [served]
+    """All files that an engine needs of ``served``, which is one of them: an encoder with early exits has a graph for each part,
+    numbered from 2."""
+    if served.suffix != ".xml":
+        return [served]
+    graphs = [served, *sorted(served.parent.glob(f"{served.stem}-[0-9].xml"))]
+    return [file for graph in graphs for file in (graph, graph.with_suffix(".bin"))]
 
 
 def bytes_of(path: Path) -> int:

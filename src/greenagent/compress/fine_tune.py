@@ -6,8 +6,8 @@ from functools import partial
 from typing import ClassVar
 
 from greenagent.compress.candidate import Candidate, Family
-from greenagent.compress.classify.candidate import Classifier, rows_of
-from greenagent.compress.classify.learn import learn
+from greenagent.compress.classify.candidate import Classifier
+from greenagent.compress.classify.learn import learn, rows_to_learn
 from greenagent.compress.run import Run
 from greenagent.compress.training.examples import collate, encode
 from greenagent.compress.training.train import TrainOptions, train
@@ -23,7 +23,7 @@ class FineTune(TrainOptions):
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Encodes the fit split and trains on it."""
         if isinstance(candidate, Classifier):
-            rows = rows_of(self.examples(run), run.interface)
+            rows = rows_to_learn(candidate, self.examples(run), run)
             return learn(candidate, rows, self, run, title="fine_tune")
         encoded = encode(self.examples(run), run.interface, candidate.tokenizer, self.max_tokens)
         padded = partial(collate, pad_id=candidate.tokenizer.pad_token_id)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from greenagent.compress.candidate import Candidate
-from greenagent.compress.classify.encoder.candidate import ENCODERS, load_encoder
+from greenagent.compress.classify.encoder.candidate import ENCODERS, encoder_reader, load_encoder
 from greenagent.compress.classify.tiny.candidate import load_tiny_candidate
 from greenagent.compress.language import load_language_model
 from greenagent.core.interface import Interface
 from greenagent.engines.models import MINILM
 
-__all__ = ["load_candidate"]
+__all__ = ["load_candidate", "reader"]
 
 
 def load_candidate(name: str, interface: Interface | None = None, seed: int = 0) -> Candidate:
@@ -27,6 +28,11 @@ def load_candidate(name: str, interface: Interface | None = None, seed: int = 0)
     if name == MINILM or kind in ENCODERS:
         return load_encoder(name, interface, seed)
     return load_language_model(name)
+
+
+def reader(name: str) -> Callable[[str], bool]:
+    """Whether the model called ``name``, as for `load_candidate`, reads a text of that length; it is not loaded for that."""
+    return encoder_reader(name) if name == MINILM or _model_type(name) in ENCODERS else lambda _: True
 
 
 def _model_type(name: str) -> str | None:

@@ -26,6 +26,7 @@ def built_in_steps() -> dict[str, Any]:
     """
     try:
         from greenagent.compress.classify.distill import DistillLabels
+        from greenagent.compress.classify.encoder.early import EarlyExit
         from greenagent.compress.classify.encoder.hidden import DistillHidden
         from greenagent.compress.classify.encoder.step import EncoderStudent
         from greenagent.compress.classify.prior import Calibrate
@@ -54,6 +55,7 @@ def built_in_steps() -> dict[str, Any]:
         "distill_hidden": DistillHidden,
         "distill_labels": DistillLabels,
         "calibrate": Calibrate,
+        "early_exit": EarlyExit,
         "quantize": Quantize,
     }
 

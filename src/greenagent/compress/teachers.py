@@ -7,6 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from greenagent.compress.classify.encoder.candidate import load_encoder
+from greenagent.compress.classify.encoder.hidden import DistillHidden, load_hidden_teacher
+from greenagent.compress.classify.encoder.step import EncoderStudent
 from greenagent.compress.distill.step import Distill
 from greenagent.compress.distill.teacher import vocabulary_map
 from greenagent.compress.language import load_tokenizer
@@ -17,30 +20,44 @@ from greenagent.engines.models import load_card
 
 __all__ = ["check_teachers"]
 
+_SAMPLE = 200  # prompts on which vocabularies are compared
 _NAMELESS = re.compile(r"LABEL_\d+")  # what transformers calls labels that nobody named
 
 
 def check_teachers(run: Run, steps: Sequence[tuple[str, StepOptions]]) -> None:
     """Raises `ModelError` when a step is to learn from a directory whose choices, or whose vocabulary, are not the student's.
 
-    The vocabulary is looked at where it still is the recipe's model's; what a step has made of it, ``distill`` compares itself.
+    The vocabulary is looked at where it still is that of the model the student began as; what a step has made of it, ``distill``
+    and ``distill_hidden`` compare themselves.
     """
-    earlier: list[StepOptions] = []
+    student, trimmed = run.base, False
+    saved: set[str | None] = set()
     for number, (kind, step) in enumerate(steps, 1):
-        saved = {one.save_as for one in earlier}
+        if isinstance(step, EncoderStudent):
+            student, trimmed = step.model, False
         for name in (name for name in step.teachers if name not in saved):
             try:
-                _require_same_choices(run, name)
-                if _by_tokens(step) and not any(isinstance(one, Prune) and one.vocabulary for one in earlier):
-                    vocabulary_map(load_tokenizer(run.base), load_tokenizer(name), [])
+                _require_teachable(run, step, None if trimmed else student, name)
             except ModelError as error:
                 raise ModelError(f"step {number} ({kind}): teacher {name!r}: {error}") from error
-        earlier.append(step)
+        trimmed = trimmed or (isinstance(step, Prune) and step.vocabulary is not None)
+        saved.add(step.save_as)
 
 
-def _by_tokens(step: StepOptions) -> bool:
-    """Whether the teachers speak token by token; their whole answers are read by a student of any vocabulary."""
-    return isinstance(step, Distill) and step.alpha > 0
+def _require_teachable(run: Run, step: StepOptions, student: str | None, name: str) -> None:
+    """``student``: the model whose vocabulary the student has; ``None`` where no model has it yet."""
+    if isinstance(step, DistillHidden):  # whose teacher's choices do not matter
+        teacher = load_hidden_teacher(name, run)
+        if student:
+            vocabulary_map(load_encoder(student, run.interface).tokenizer, teacher.tokenizer, _sample(run))
+        return
+    _require_same_choices(run, name)
+    if student and isinstance(step, Distill) and step.alpha:  # else whole answers are read, by a student of any vocabulary
+        vocabulary_map(load_tokenizer(student), load_tokenizer(name), _sample(run))
+
+
+def _sample(run: Run) -> list[str]:
+    return [example.prompt(run.interface) for example in run.fit[:_SAMPLE]]
 
 
 def _require_same_choices(run: Run, name: str) -> None:

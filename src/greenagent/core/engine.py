@@ -38,15 +38,19 @@ class Grammar(BaseModel):
 
 
 class EngineRequest(BaseModel):
-    """One generation. Exactly one of ``prompt`` (specialised models) and ``messages`` (chat template) is set.
+    """One generation. Exactly one of ``prompt`` (a text as it is), ``prompt_ids`` (its tokens) and ``messages`` (for the chat
+    template) is set.
 
     ``stream=False`` asks for the last event only, holding the whole answer: it saves an event per token on both ends of the pipe.
+    ``top_logprobs`` asks for so many of the likeliest tokens at each place. Penalties lower the logits of tokens that were
+    generated already, by their number (frequency) or at all (presence). What an engine cannot do it refuses.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     request_id: str
     prompt: str | None = None
+    prompt_ids: list[int] | None = None
     messages: list[Message] | None = None
     tools: list[Tool] = Field(default_factory=list)
     max_tokens: int = Field(default=64, ge=1)
@@ -57,6 +61,9 @@ class EngineRequest(BaseModel):
     stop: list[str] = Field(default_factory=list)
     grammar: Grammar | None = None
     logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0)
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     stream: bool = True
     told: dict[str, Any] = Field(default_factory=dict, description="OpenAI's fields that only a remote server is told")
 
@@ -65,8 +72,8 @@ class TokenEvent(BaseModel):
     """New tokens of one request. The last event of a request has a ``finish_reason`` and the token counts.
 
     ``text`` is the new text (special tokens left out, never half a character); ``logprobs`` has one natural-log probability per
-    token of ``token_ids`` when asked for. ``energy`` is set on the last event by clients that meter, and of what other servers
-    have used.
+    token of ``token_ids`` when asked for, ``top_logprobs`` the likeliest tokens there as texts. ``energy`` is set on the last
+    event by clients that meter, and of what other servers have used.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -75,6 +82,7 @@ class TokenEvent(BaseModel):
     text: str = ""
     token_ids: list[int] = Field(default_factory=list)
     logprobs: list[float] = Field(default_factory=list)
+    top_logprobs: list[list[tuple[str, float]]] = Field(default_factory=list)
     finish_reason: FinishReason | None = None
     prompt_tokens: int | None = None
     generated_tokens: int | None = None

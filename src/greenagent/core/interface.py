@@ -8,6 +8,8 @@ specialised on calling whatever tools they are given.
 ``label``: ``user text\\n`` in, one label out, read as a call of the tool of that name without arguments. With ``codes`` the model
 writes one token in place of the label, and that token ends its answer.
 
+``embedding``: any text in, one vector out; for encoders without a head.
+
 A model specialised on its own tools has none in its prompt (they are in its weights), which is why it is short and cheap, and why
 it answers only requests whose tools have the same hash.
 """
@@ -45,7 +47,7 @@ class Interface(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["chat", "calls", "declared", "label"] = "chat"
+    kind: Literal["chat", "calls", "declared", "label", "embedding"] = "chat"
     tools: list[Tool] = Field(default_factory=list)
     max_answer_tokens: int = 64
     codes: list[str] | None = Field(default=None, description="for each of `choices` the one token that a label model writes")
@@ -53,7 +55,7 @@ class Interface(BaseModel):
     @property
     def tools_hash(self) -> str | None:
         """The hash requests must match; ``None`` for a model that takes any tools."""
-        return None if self.kind in ("chat", "declared") else tools_hash(self.tools)
+        return None if self.kind in ("chat", "declared", "embedding") else tools_hash(self.tools)
 
     def with_tools(self, tools: Sequence[Tool]) -> Interface:
         """How to put a request that declares ``tools``: a ``declared`` model is told them; for other models nothing changes."""

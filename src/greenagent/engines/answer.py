@@ -7,10 +7,13 @@ from collections.abc import Callable, Collection, Sequence
 from greenagent.core.engine import EngineRequest, FinishReason, TokenEvent
 from greenagent.engines.base import PromptTooLongError
 
-__all__ = ["Answer", "Decode", "GrowingText"]
+__all__ = ["Answer", "Decode", "GrowingText", "Likely"]
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, special tokens left out; bytes that are no character come out as U+FFFD."""
+
+Likely = list[tuple[str, float]]
+"""The likeliest tokens at one place: their texts and natural-log probabilities, the likeliest first."""
 
 _BROKEN = "\ufffd"
 
@@ -66,16 +69,21 @@ class Answer:
         self._text: list[str] = []
         self._ids: list[int] = []
         self._logprobs: list[float] = []
+        self._likely: list[Likely] = []
 
-    def add(self, ids: Sequence[int], logprobs: Sequence[float], finish: FinishReason | None = None) -> TokenEvent | None:
+    def add(
+        self, ids: Sequence[int], logprobs: Sequence[float], finish: FinishReason | None = None, likely: Sequence[Likely] = ()
+    ) -> TokenEvent | None:
         """Takes new tokens; gives the event to send, if any. Sets ``finished`` on the last one.
 
-        ``finish`` is what the engine says; an end token, ``max_tokens`` or a stop text ends the answer too.
+        ``likely`` has the likeliest tokens where each of ``ids`` stands. ``finish`` is what the engine says; an end token,
+        ``max_tokens`` or a stop text ends the answer too.
         """
         self.generated_tokens += len(ids)
         self._ids.extend(ids)
         if self._wants_logprobs:
             self._logprobs.extend(logprobs)
+            self._likely.extend(likely)
         if finish is None and ids:
             if ids[-1] in self._end_ids:
                 finish = "stop"
@@ -108,11 +116,12 @@ class Answer:
             text="".join(self._text),
             token_ids=self._ids,
             logprobs=self._logprobs,
+            top_logprobs=self._likely,
             finish_reason=finish,
             prompt_tokens=self.prompt_tokens if finish else None,
             generated_tokens=self.generated_tokens if finish else None,
         )
-        self._text, self._ids, self._logprobs = [], [], []
+        self._text, self._ids, self._logprobs, self._likely = [], [], [], []
         return event
 
 

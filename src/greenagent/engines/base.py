@@ -10,10 +10,19 @@ from typing import Any, Protocol, TypeVar
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from greenagent.core.engine import Engine
+from greenagent.core.engine import Engine, EngineRequest
 from greenagent.core.errors import InputError, RequestError, nearest
 
-__all__ = ["EngineFactory", "EngineSettings", "PromptTooLongError", "StepEngine", "default_threads", "parse_options"]
+__all__ = [
+    "EngineFactory",
+    "EngineSettings",
+    "PromptTooLongError",
+    "StepEngine",
+    "default_threads",
+    "known_ids",
+    "parse_options",
+    "refuse",
+]
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
@@ -69,6 +78,20 @@ class StepEngine(Engine, Protocol):
 
 EngineFactory = Callable[[str, EngineSettings], StepEngine]
 """Loads a model (a path or name) and gives an engine; raises `ModelError` when it cannot."""
+
+
+def known_ids(ids: list[int], vocabulary: int) -> list[int]:
+    """A prompt that came as tokens. Raises `RequestError` where one of them is none of the ``vocabulary``'s."""
+    if wrong := next((i for i in ids if not 0 <= i < vocabulary), None):
+        raise RequestError(f"token {wrong} is none of this model's: they are 0 to {vocabulary - 1}", "prompt")
+    return ids
+
+
+def refuse(request: EngineRequest, engine: str, *fields: str) -> None:
+    """Raises a `RequestError` that names the first of ``fields`` that ``request`` asks for: ``engine`` cannot do it."""
+    for field_name in fields:
+        if getattr(request, field_name):
+            raise RequestError(f"{field_name}: the engine {engine!r} cannot do it", field_name)
 
 
 def parse_options(model: type[OptionsT], options: Mapping[str, Any], engine: str) -> OptionsT:

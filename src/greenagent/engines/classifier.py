@@ -18,8 +18,8 @@ import numpy as np
 
 from greenagent.core.engine import EngineRequest, FinishReason, Grammar, TokenEvent
 from greenagent.core.errors import ModelError, RequestError
-from greenagent.engines.answer import Answer
-from greenagent.engines.base import EngineSettings, PromptTooLongError
+from greenagent.engines.answer import Answer, Likely
+from greenagent.engines.base import EngineSettings, PromptTooLongError, refuse
 from greenagent.engines.models import ModelRef
 
 __all__ = ["ClassifierEngine", "Network"]
@@ -68,10 +68,11 @@ class ClassifierEngine:
         Raises:
             RequestError: it has no prompt, its prompt is too long, or its grammar allows none of the choices.
         """
+        refuse(request, str(self.facts["engine"]), "frequency_penalty", "presence_penalty")
         if request.prompt is None:
             raise RequestError("this model chooses for a prompt: it takes no messages", "messages")
         tokens = self._network.encode(request.prompt)
-        most = self._network.most_tokens
+        most = min(filter(None, (self._network.most_tokens, request.max_prompt_tokens)), default=None)
         if most is not None and len(tokens) > most:
             raise PromptTooLongError(len(tokens), most)
         self._waiting.append((request, tokens, self._allowed(request)))
@@ -95,7 +96,7 @@ class ClassifierEngine:
             for (request, tokens, allowed), row, number in zip(rows, scores, best, strict=True):
                 if allowed is not None or request.temperature:
                     number = _pick(row, allowed, request)
-                self._end(request, len(tokens), [number], [float(row[number])], "stop")
+                self._end(request, len(tokens), [number], [float(row[number])], "stop", self._likely(request, row))
         events, self._ended = self._ended, []
         return events
 
@@ -109,11 +110,24 @@ class ClassifierEngine:
             raise RequestError(f"this model chooses a tool and writes nothing: no {grammar.kind} grammar fits", "grammar")
         return None if len(set(allowed)) == len(self._choices) else np.array(allowed)
 
+    def _likely(self, request: EngineRequest, scores: np.ndarray) -> list[Likely]:
+        """The likeliest choices, where the request asks for them."""
+        if not request.top_logprobs:
+            return []
+        best = (-scores).argsort()[: request.top_logprobs].tolist()
+        return [[(self._choices[number], float(scores[number])) for number in best]]
+
     def _end(
-        self, request: EngineRequest, prompt_tokens: int, numbers: list[int], logs: list[float], reason: FinishReason
+        self,
+        request: EngineRequest,
+        prompt_tokens: int,
+        numbers: list[int],
+        logs: list[float],
+        reason: FinishReason,
+        likely: Sequence[Likely] = (),
     ) -> None:
         if request.stop:  # may stand in a choice
-            event = Answer(request, prompt_tokens, self._text, ()).add(numbers, logs, reason)
+            event = Answer(request, prompt_tokens, self._text, ()).add(numbers, logs, reason, likely)
             assert event is not None
         else:  # as `Answer` would give it, in half the time
             event = TokenEvent(
@@ -121,6 +135,7 @@ class ClassifierEngine:
                 text=self._text(numbers),
                 token_ids=numbers,
                 logprobs=logs if request.logprobs else [],
+                top_logprobs=list(likely),
                 finish_reason=reason,
                 prompt_tokens=prompt_tokens,
                 generated_tokens=len(numbers),

@@ -1,16 +1,18 @@
-"""What a ``MODEL`` argument means: ``embedded``, a GGUF file, a model directory, or a Hugging Face directory or hub id."""
+"""What a ``MODEL`` argument means: ``embedded``, ``minilm``, a GGUF file, a model directory, or a Hugging Face directory or hub
+id."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from greenagent.core.errors import ModelError
+from greenagent.core.interface import Interface
 from greenagent.core.records import ModelCard
 
 __all__ = ["EMBEDDED", "MINILM", "ModelRef", "embedded_gguf", "encoder_directory", "load_card", "resolve_model"]
@@ -19,6 +21,7 @@ EMBEDDED = "embedded"
 MINILM = "minilm"
 _CARD_VERSION = 1
 _LANGUAGE_IR = "openvino_model.xml"
+_ENCODERS = frozenset({"BertModel", "DistilBertModel", "MPNetModel", "RobertaModel", "XLMRobertaModel", "NomicBertModel"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -86,7 +89,8 @@ class ModelRef:
 
     ``gguf`` is a GGUF file; ``directory`` holds tokenizer and config; ``ir`` is the directory of an OpenVINO model;
     ``hub_id`` is a Hugging Face name that no local path has. ``tiny`` is a tiny student's file; ``encoder`` what an encoder is
-    served from, an OpenVINO graph or torch's file. What is absent is ``None``.
+    served from, an OpenVINO graph or torch's file; ``embedder`` the directory of an encoder without a head, which embeds texts.
+    What is absent is ``None``.
     """
 
     name: str
@@ -97,6 +101,14 @@ class ModelRef:
     card: ModelCard | None = None
     tiny: Path | None = None
     encoder: Path | None = None
+    embedder: Path | None = None
+
+    @property
+    def interface(self) -> Interface:
+        """How to talk to it: as its card says, else as its files do."""
+        if self.card is not None:
+            return self.card.interface
+        return Interface(kind="embedding") if self.embedder else Interface()
 
     @property
     def tokenizer_file(self) -> Path | None:
@@ -117,7 +129,7 @@ class ModelRef:
 
 
 def resolve_model(model: Path | str) -> ModelRef:
-    """Finds the files of ``model``: ``embedded``, a ``.gguf`` file, a directory, or a hub id ``organisation/name``.
+    """Finds the files of ``model``: ``embedded``, ``minilm``, a ``.gguf`` file, a directory, or a hub id ``organisation/name``.
 
     In a directory the card's ``served_file`` wins, else the only GGUF file, else an OpenVINO model, else safetensors.
 
@@ -127,6 +139,9 @@ def resolve_model(model: Path | str) -> ModelRef:
     text = str(model)
     if text == EMBEDDED:
         return ModelRef(name="SmolLM2-135M-Instruct", gguf=embedded_gguf())
+    if text == MINILM:
+        directory = encoder_directory(MINILM)
+        return ModelRef(name="all-MiniLM-L6-v2", directory=directory, embedder=directory)
     path = Path(text).expanduser()
     if path.is_dir():
         return _directory(path)
@@ -136,7 +151,7 @@ def resolve_model(model: Path | str) -> ModelRef:
         return ModelRef(name=path.stem, gguf=path)
     if path.suffix != ".gguf" and _HUB_ID.fullmatch(text):
         return ModelRef(name=text, hub_id=text)
-    raise ModelError(f"no model at {text!r}: give a model directory, a .gguf file or 'embedded'")
+    raise ModelError(f"no model at {text!r}: give a model directory, a .gguf file, 'embedded' or 'minilm'")
 
 
 def _directory(path: Path) -> ModelRef:
@@ -162,5 +177,16 @@ def _directory(path: Path) -> ModelRef:
     if (path / _LANGUAGE_IR).is_file():
         return ModelRef(name=name, ir=path, directory=path, card=card)
     if any(path.glob("*.safetensors")) and (path / "config.json").is_file():
-        return ModelRef(name=name, directory=path, card=card)
+        ref = ModelRef(name=name, directory=path, card=card)
+        return replace(ref, embedder=path) if _embeds(ref) else ref
     raise ModelError(f"{path} has no model: expected a .gguf, an openvino_model.xml, or config.json with .safetensors")
+
+
+def _embeds(ref: ModelRef) -> bool:
+    """Whether a directory of weights is an encoder without a head: its card or files say so, or it is a bare BERT or kin."""
+    if ref.card is not None:
+        return ref.card.interface.kind == "embedding"
+    if (Path(ref.directory or "") / "modules.json").is_file():
+        return True
+    kinds = ref.config().get("architectures")
+    return isinstance(kinds, list) and bool(kinds) and str(kinds[0]) in _ENCODERS

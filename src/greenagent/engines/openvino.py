@@ -22,7 +22,7 @@ from greenagent.core.engine import EngineRequest, FinishReason, TokenEvent
 from greenagent.core.errors import InputError, MissingExtraError, ModelError, RequestError, nearest
 from greenagent.engines.admission import Admission
 from greenagent.engines.answer import Answer
-from greenagent.engines.base import EngineSettings, PromptTooLongError, parse_options
+from greenagent.engines.base import EngineSettings, PromptTooLongError, known_ids, parse_options, refuse
 from greenagent.engines.chat import knows_tools, template_messages
 from greenagent.engines.grammar import GrammarCheck, reason_of
 from greenagent.engines.models import ModelRef, resolve_model
@@ -100,8 +100,10 @@ class OpenVinoEngine:
         """Tokenises and queues a request.
 
         Raises:
-            RequestError: the prompt is empty or too long, the grammar does not compile, or OpenVINO refuses the settings.
+            RequestError: the prompt is empty or too long, the grammar does not compile, OpenVINO refuses the settings, or more
+                log-probabilities are asked for than those of the chosen tokens.
         """
+        refuse(request, "openvino", "top_logprobs")
         ids = self._prompt_ids(request)
         room = min(self._context or self._admission.capacity_tokens, self._admission.capacity_tokens) - len(ids)
         if not ids:
@@ -188,6 +190,8 @@ class OpenVinoEngine:
         return "length" if output.finish_reason == reasons.LENGTH else "stop"
 
     def _prompt_ids(self, request: EngineRequest) -> list[int]:
+        if request.prompt_ids is not None:
+            return known_ids(request.prompt_ids, self._codec.size)
         if request.messages is None:
             return self._codec.encode(request.prompt or "")
         if not self._template:
@@ -207,6 +211,7 @@ class OpenVinoEngine:
         config.stop_token_ids = set(self._end_ids)
         config.set_eos_token_id(self._grammars.end_id)
         config.logprobs = int(request.logprobs)
+        config.frequency_penalty, config.presence_penalty = request.frequency_penalty, request.presence_penalty
         if request.temperature >= _COLDEST:
             config.do_sample = True
             config.temperature = request.temperature
@@ -303,6 +308,7 @@ class _OpenVinoCodec:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self.size = len(tokenizer.get_vocab())
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=special).input_ids.data[0]] if text else []

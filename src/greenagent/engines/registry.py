@@ -24,6 +24,7 @@ _BUILT_IN = {
     "openvino": "greenagent.engines.openvino:OpenVinoEngine",
     "torch": "greenagent.engines.torch_engine:TorchEngine",
     "encoder": "greenagent.engines.encoder.openvino:open_encoder",
+    "embedder": "greenagent.engines.encoder.sentence:open_embedder",
     "encoder_torch": "greenagent.engines.encoder.torch:open_encoder_torch",
     "tiny": "greenagent.engines.tiny.engine:open_tiny",
     "stub": "greenagent.engines.stub:StubEngine",
@@ -68,7 +69,7 @@ def engine_for(name: str, model: Path | str) -> str:
         return "tiny"
     if ref.encoder:
         return "encoder" if ref.encoder.suffix == ".xml" else "encoder_torch"
-    return "openvino"
+    return "embedder" if ref.embedder else "openvino"
 
 
 def create_engine(name: str, model: str, settings: EngineSettings) -> StepEngine:

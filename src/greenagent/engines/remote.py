@@ -1,8 +1,9 @@
 """A client of any OpenAI-compatible server: chat completions for messages, completions for prompts, both streamed.
 
-What the protocol cannot say is refused rather than dropped: grammars other than a JSON schema. Token ids are unknown, so
-``token_ids`` stays empty; ``usage`` and tool calls of the last event are in its ``attributes``, and an ``energy_j`` that the
-server reports in ``usage`` becomes the event's energy.
+What the protocol cannot say, or is not read here, is refused rather than dropped: grammars other than a JSON schema, the
+log-probabilities of other tokens than the chosen ones. Token ids are unknown, so ``token_ids`` stays empty; ``usage`` and tool
+calls of the last event are in its ``attributes``, and an ``energy_j`` that the server reports in ``usage`` becomes the event's
+energy.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from greenagent.core.engine import EngineRequest, TokenEvent
 from greenagent.core.errors import EngineError, InputError, RequestError
 from greenagent.core.interface import Message
 from greenagent.core.records import Energy
+from greenagent.engines.base import refuse
 
 __all__ = ["RemoteClient"]
 
@@ -52,6 +54,7 @@ class RemoteClient:
             RequestError: the server answered 400, 404, 413 or 422, or the request cannot be said in this protocol.
             EngineError: the server cannot be reached, answered with another error, or broke off.
         """
+        refuse(request, "remote", "top_logprobs")
         path, body = _body(request, self._model)
         reader = _Reader(request)
         try:
@@ -86,6 +89,9 @@ def _body(request: EngineRequest, model: str) -> tuple[str, dict[str, Any]]:
     }
     if request.seed is not None:
         body["seed"] = request.seed
+    for penalty in ("frequency_penalty", "presence_penalty"):
+        if value := getattr(request, penalty):
+            body[penalty] = value
     if request.stop:
         body["stop"] = request.stop
     if request.grammar is not None:
@@ -99,7 +105,7 @@ def _body(request: EngineRequest, model: str) -> tuple[str, dict[str, Any]]:
     if request.messages is None:
         if request.logprobs:
             body["logprobs"] = 1
-        return "completions", {**body, "prompt": request.prompt or ""}
+        return "completions", {**body, "prompt": request.prompt or "" if request.prompt_ids is None else request.prompt_ids}
     if request.logprobs:
         body["logprobs"] = True
     if request.tools:

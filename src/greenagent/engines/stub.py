@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from greenagent.core.engine import EngineRequest, Grammar, TokenEvent
 from greenagent.core.errors import RequestError
 from greenagent.engines.answer import Answer
-from greenagent.engines.base import EngineSettings, parse_options
+from greenagent.engines.base import EngineSettings, known_ids, parse_options, refuse
 
 __all__ = ["StubEngine", "StubOptions"]
 
@@ -60,6 +60,11 @@ class _Words:
             ids.append(self._ids[piece])
         return ids
 
+    @property
+    def size(self) -> int:
+        """How many pieces are known."""
+        return len(self._pieces)
+
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self._pieces[i] for i in ids)
 
@@ -85,7 +90,8 @@ class StubEngine:
 
     def submit(self, request: EngineRequest) -> None:
         """Queues a request; its prompt, or its last message, decides the answer."""
-        prompt = request.prompt if request.prompt is not None else "\n".join(m.content or "" for m in request.messages or [])
+        refuse(request, "stub", "top_logprobs", "frequency_penalty", "presence_penalty")
+        prompt = self._prompt(request)
         words = self._words.encode(prompt)
         answer = self._words.encode(self._text(prompt, request.grammar)) or self._words.encode("none")
         if self._options.tokens:
@@ -123,6 +129,11 @@ class StubEngine:
             if answer.finished:
                 del self._running[request_id]
         return events
+
+    def _prompt(self, request: EngineRequest) -> str:
+        if request.prompt_ids is not None:
+            return self._words.decode(known_ids(request.prompt_ids, self._words.size))
+        return request.prompt if request.prompt is not None else "\n".join(m.content or "" for m in request.messages or [])
 
     def _spend(self) -> None:
         if self._options.delay_s:

@@ -21,7 +21,11 @@ _CONTROL, _USER_DEFINED = 3, 4
 
 
 class TextCodec(Protocol):
-    """Encodes and decodes; ``special`` adds what the tokenizer puts around a text by itself (a BOS token, for instance)."""
+    """Encodes and decodes; ``special`` adds what the tokenizer puts around a text by itself (a BOS token, for instance). Ids are
+    smaller than ``size``."""
+
+    @property
+    def size(self) -> int: ...
 
     def encode(self, text: str, special: bool = True) -> list[int]: ...
 
@@ -33,6 +37,7 @@ class FileCodec:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self.size: int = tokenizer.get_vocab_size()
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=special).ids)

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from greenagent.core.engine import EngineRequest, TokenEvent
 from greenagent.core.errors import InputError, MissingExtraError, ModelError, RequestError
-from greenagent.engines.answer import Answer
-from greenagent.engines.base import EngineSettings, PromptTooLongError, parse_options
+from greenagent.engines.answer import Answer, Likely
+from greenagent.engines.base import EngineSettings, PromptTooLongError, known_ids, parse_options, refuse
 from greenagent.engines.chat import knows_tools, template_messages
 from greenagent.engines.models import ModelRef, resolve_model
 
@@ -84,8 +84,9 @@ class TorchEngine:
         """Tokenises and queues a request.
 
         Raises:
-            RequestError: the prompt is empty or too long, or a grammar was asked for.
+            RequestError: the prompt is empty or too long, or a grammar or penalties were asked for.
         """
+        refuse(request, "torch", "frequency_penalty", "presence_penalty")
         if request.grammar is not None:
             raise RequestError("the engine 'torch' has no grammars: use the engine 'openvino'", "grammar")
         ids = self._prompt_ids(request)
@@ -158,15 +159,24 @@ class TorchEngine:
         tokens = self._choose(logits)
         chosen = tokens.tolist()
         wanted = any(row.request.logprobs for row in self._batch.rows)
-        scores = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist() if wanted else [0.0] * len(chosen)
+        logs = logits.log_softmax(-1) if wanted else None
+        scores = [0.0] * len(chosen) if logs is None else logs.gather(1, tokens[:, None])[:, 0].tolist()
         events, self._ended = self._ended, []
-        for row, token, score in zip(self._batch.rows, chosen, scores, strict=True):
-            event = row.answer.add([token], [score])
+        for number, (row, token, score) in enumerate(zip(self._batch.rows, chosen, scores, strict=True)):
+            event = row.answer.add([token], [score], likely=[] if logs is None else self._likely(row.request, logs[number]))
             if event is not None:
                 events.append(event)
         self._batch.tokens = tokens[:, None]
         self._keep([i for i, row in enumerate(self._batch.rows) if not row.answer.finished])
         return events
+
+    def _likely(self, request: EngineRequest, logs: Any) -> list[Likely]:
+        """The likeliest tokens of a row, where the request asks for them."""
+        if not request.top_logprobs:
+            return []
+        found = logs.topk(min(request.top_logprobs, logs.shape[-1]))
+        pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        return [[(str(self._tokenizer.decode([token])), score) for token, score in pairs]]
 
     def _choose(self, logits: Any) -> Any:
         """The most likely token of each row, or one drawn from the top-p nucleus at its temperature."""
@@ -194,6 +204,8 @@ class TorchEngine:
         batch.mask, batch.tokens = batch.mask[index], batch.tokens[index]
 
     def _prompt_ids(self, request: EngineRequest) -> list[int]:
+        if request.prompt_ids is not None:
+            return known_ids(request.prompt_ids, len(self._tokenizer))
         if request.messages is None:
             return list(self._tokenizer(request.prompt or "").input_ids)
         template = self._tokenizer.chat_template

@@ -61,6 +61,7 @@ def event_to_row(event: TokenEvent) -> tuple[Any, ...]:
         event.text,
         event.token_ids,
         event.logprobs,
+        event.top_logprobs,
         event.finish_reason,
         event.prompt_tokens,
         event.generated_tokens,
@@ -71,12 +72,13 @@ def event_to_row(event: TokenEvent) -> tuple[Any, ...]:
 
 def event_from_row(row: tuple[Any, ...]) -> TokenEvent:
     """The inverse of `event_to_row`, not validated again."""
-    request_id, text, token_ids, logprobs, finish, prompt_tokens, generated_tokens, error, attributes = row
+    request_id, text, token_ids, logprobs, top_logprobs, finish, prompt_tokens, generated_tokens, error, attributes = row
     return TokenEvent.model_construct(
         request_id=request_id,
         text=text,
         token_ids=token_ids,
         logprobs=logprobs,
+        top_logprobs=top_logprobs,
         finish_reason=finish,
         prompt_tokens=prompt_tokens,
         generated_tokens=generated_tokens,

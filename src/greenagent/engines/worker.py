@@ -131,8 +131,8 @@ class WorkerClient:
         request_id = request.request_id
         if self._death is not None or self._closing:
             raise _copy(self._death or _closed())
-        if (request.prompt is None) == (request.messages is None):
-            raise RequestError("exactly one of prompt and messages must be given", "messages")
+        if [request.prompt, request.prompt_ids, request.messages].count(None) != 2:
+            raise RequestError("exactly one of prompt, prompt_ids and messages must be given", "messages")
         if request_id in self._waiting:
             raise RequestError(f"request id {request_id!r} is already in use", "request_id")
         queue: asyncio.Queue[TokenEvent | GreenagentError] = asyncio.Queue()

@@ -196,7 +196,7 @@ class Attributor:
                 engine.forget_steps()
             self._keep_between(span_j, gateway_j, gateway_cpu / max(new.at_s - old.at_s, _TICK_S))
             return
-        self.idle_j += span_j - math.fsum(engines_j.values()) - gateway_j
+        self.idle_j += max(0.0, span_j - math.fsum(engines_j.values()) - gateway_j)
         self._share_overhead(gateway_j, self._open)
         for name in self._engines:
             self._share_engine(name, engines_j.get(name, 0.0), new.at_s)
@@ -259,7 +259,7 @@ def _parts(
         if own <= 0:
             return {}, span_j
         engines = {name: span_j * cpu_s / own for name, cpu_s in used.items()}
-        return engines, span_j - math.fsum(engines.values())
+        return engines, max(0.0, span_j - math.fsum(engines.values()))  # rounding may leave a hair less than nothing
     base = max(grown(host_before_s, host_now_s), own)
     if base <= 0:
         return {}, 0.0

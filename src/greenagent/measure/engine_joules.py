@@ -64,6 +64,11 @@ class EngineJoules:
         """Joules one more decode token costs; ``None`` until steps with different token counts were seen."""
         return self._joules(self._fit.decode)
 
+    @property
+    def j_per_step(self) -> float | None:
+        """Joules a step costs whatever it holds."""
+        return self._joules(self._fit.intercept)
+
     def _joules(self, cpu_s: float | None) -> float | None:
         if cpu_s is None or self._fitted_cpu_s <= 0:
             return None

@@ -11,7 +11,7 @@ the requests in flight then, or of the next one where that follows at once, else
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ from typing import Protocol
 
 from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.engine import EngineRequest, StepReport, TokenEvent
+from greenagent.core.errors import EngineError
 from greenagent.core.records import Energy
 from greenagent.measure import energy_record, with_elsewhere
 from greenagent.measure.attribution import Attributor
@@ -26,7 +27,7 @@ from greenagent.measure.meter import Meter
 from greenagent.measure.proc import host_cpu_s
 from greenagent.measure.signals.intensity import Intensity
 
-__all__ = ["READ_INTERVAL_S", "Account", "Accounts", "CpuTimes", "IdleSpan", "Runs"]
+__all__ = ["READ_INTERVAL_S", "Account", "Accounts", "Asked", "CpuTimes", "IdleSpan", "Runs", "TokenCosts"]
 
 READ_INTERVAL_S = 0.02
 """The least time between two readings that step reports cause."""
@@ -61,6 +62,15 @@ class _Engine:
     inside: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TokenCosts:
+    """Joules of one more prompt token, of one more generated token, and of a step whatever it holds; ``None``: not known yet."""
+
+    prompt: float | None
+    generated: float | None
+    step: float | None
+
+
 class Runs(Protocol):
     """An engine that an account can be charged for."""
 
@@ -72,9 +82,15 @@ class Runs(Protocol):
     def cancel(self, request_id: str) -> None: ...
 
 
+class Asked(Protocol):
+    """One engine, or several of which each request gets one: the one to run it, ``None`` where all that could have ``failed``."""
+
+    async def pick(self, request: EngineRequest, failed: Collection[str]) -> Runs | None: ...
+
+
 class Account:
-    """One request's energy account, open from its arrival to its end; several generations may run on it one after the other, on
-    any engines."""
+    """One request's energy account, open from its arrival to its end; several generations may run on it, after one another or at
+    once, on any engines."""
 
     def __init__(self, accounts: Accounts, request_id: str, opened_s: float) -> None:
         self._accounts = accounts
@@ -83,31 +99,55 @@ class Account:
         self._energy: Energy | None = None
         self._elsewhere: list[Energy] = []
         self._generations = 0
-        self._engine: Runs | None = None
+        self._running: dict[str, Runs] = {}
 
     @property
     def generations(self) -> int:
         """How many generations ran on this account."""
         return self._generations
 
-    async def generate(self, request: EngineRequest, engine: Runs) -> AsyncGenerator[TokenEvent, None]:
-        """The engine's events; leaving early cancels the generation. The energy is not on them: see `close`."""
+    async def generate(self, request: EngineRequest, asked: Asked) -> AsyncGenerator[TokenEvent, None]:
+        """The engine's events; leaving early cancels the generation. The energy is not on them: see `close`.
+
+        Where there are several engines, another one is asked when one fails before it has said anything.
+        """
+        failed: set[str] = set()
+        error = EngineError("no engine can be asked; the server's log has the reason")
+        while (engine := await asked.pick(request, failed)) is not None:
+            begun = False
+            try:
+                async with aclosing(self._run(request, engine)) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except EngineError as failure:
+                if begun:
+                    raise
+                error = failure
+                failed.add(engine.name)
+        raise error
+
+    async def _run(self, request: EngineRequest, engine: Runs) -> AsyncGenerator[TokenEvent, None]:
         attempt = self._attempt(self._generations)
         self._generations += 1
-        self._engine = engine
         if request.request_id != attempt:
             request = request.model_copy(update={"request_id": attempt})
-        with self._accounts.attempt(attempt, self.request_id, engine.name):
-            async with aclosing(engine.run(request)) as events:
-                async for event in events:
-                    if event.energy is not None:
-                        self._elsewhere.append(event.energy)
-                    yield event
+        self._running[attempt] = engine
+        try:
+            with self._accounts.attempt(attempt, self.request_id, engine.name):
+                async with aclosing(engine.run(request)) as events:
+                    async for event in events:
+                        if event.energy is not None:
+                            self._elsewhere.append(event.energy)
+                        yield event
+        finally:
+            del self._running[attempt]
 
     def cancel(self) -> None:
-        """Cancels the generation that runs; its events end with ``finish_reason == "cancelled"``."""
-        if self._engine is not None:
-            self._engine.cancel(self._attempt(self._generations - 1))
+        """Cancels the generations that run; their events end with ``finish_reason == "cancelled"``."""
+        for attempt, engine in list(self._running.items()):
+            engine.cancel(attempt)
 
     def _attempt(self, number: int) -> str:
         return self.request_id if not number else f"{self.request_id}+{number}"
@@ -149,6 +189,7 @@ class Accounts:
         self._engines: dict[str, _Engine] = {}
         self._aliases: dict[str, str] = {}
         self._fresh_steps = False
+        self._closed = False
         self._read_at_s = float("-inf")
         self._idle_taken_j = 0.0
         self._idle_since = self._clock.now()
@@ -164,10 +205,15 @@ class Accounts:
         """The part of `total_j` that belongs to no request."""
         return self._attributor.idle_j
 
-    def j_per_token(self, engine: str) -> tuple[float | None, float | None]:
-        """Fitted joules of one more prompt token and of one more generated token on an engine; ``None`` until known."""
+    @property
+    def engines(self) -> list[str]:
+        """The names of those that have joined."""
+        return list(self._engines)
+
+    def j_of_tokens(self, engine: str) -> TokenCosts:
+        """All that is fitted of an engine's joules."""
         joules = self._attributor.engine(engine)
-        return joules.j_per_prefill_token, joules.j_per_decode_token
+        return TokenCosts(joules.j_per_prefill_token, joules.j_per_decode_token, joules.j_per_step)
 
     def add(self, name: str, cpu_s: Callable[[], float], *, inside: bool = False) -> None:
         """An engine joins: ``cpu_s`` gives its cumulative CPU time. ``inside``: it is a part of this process."""
@@ -178,6 +224,12 @@ class Accounts:
         """An engine leaves; with the last one the meter is closed."""
         self._engines.pop(name, None)
         if not self._engines:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the meter; a second call changes nothing."""
+        if not self._closed:
+            self._closed = True
             self._meter.close()
 
     def open(self, request_id: str) -> Account:

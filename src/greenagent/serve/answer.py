@@ -51,7 +51,12 @@ class CallDelta:
     def of(cls, index: int, call: ToolCall) -> CallDelta:
         """``call`` with a fresh id."""
         arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
-        return cls(index, f"call_{secrets.token_hex(12)}", call.name, arguments)
+        return cls(index, cls.new_id(), call.name, arguments)
+
+    @staticmethod
+    def new_id() -> str:
+        """An id that no other call has."""
+        return f"call_{secrets.token_hex(12)}"
 
 
 Delta = str | CallDelta

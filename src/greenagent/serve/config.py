@@ -11,13 +11,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from greenagent.core.errors import InputError, nearest
 from greenagent.engines.registry import AUTO
 
-__all__ = ["CONFIG_SUFFIXES", "ServeConfig", "TierConfig", "load_config", "validated"]
+__all__ = ["CONFIG_SUFFIXES", "ReplicaConfig", "ServeConfig", "TierConfig", "load_config", "validated"]
 
 CONFIG_SUFFIXES = (".yaml", ".yml")
 
 
+class ReplicaConfig(BaseModel):
+    """One engine among several that serve a tier's model: what it has otherwise than the tier."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(default=None, description="a server's address, or the same model at another place")
+    engine: str | None = None
+    device: str | None = None
+    threads: int | None = Field(default=None, ge=1)
+    max_batch: int | None = Field(default=None, ge=1)
+    options: dict[str, Any] | None = None
+
+
 class TierConfig(BaseModel):
-    """One model of a cascade, on an engine of its own."""
+    """One model of a cascade, on an engine of its own, or on several."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -33,6 +46,13 @@ class TierConfig(BaseModel):
     threads: int | None = Field(default=None, ge=1, description="of the engine; else physical cores less one")
     max_batch: int = Field(default=32, ge=1, description="requests that the engine runs at once")
     options: dict[str, Any] = Field(default_factory=dict, description="the engine's own")
+    replicas: list[ReplicaConfig] = Field(default_factory=list, description="engines that serve it side by side; else one")
+    first_token_s: float | None = Field(
+        default=None, gt=0, description="of its replicas: 95% of requests shall have their first token within"
+    )
+    unload_after_s: float | None = Field(
+        default=None, gt=0, description="of its replicas: one that was idle so long is unloaded, but never the last; else none"
+    )
 
 
 class ServeConfig(BaseModel):
@@ -103,7 +123,7 @@ def load_config(path: Path, *, to_certify: bool = False) -> ServeConfig:
         config = validated(data)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    tiers = [tier.model_copy(update={"model": _beside(path, tier.model)}) for tier in config.tiers]
+    tiers = [_tier_beside(path, tier) for tier in config.tiers]
     keys, admin = (Path(_beside(path, str(file))) if file else None for file in (config.api_keys, config.admin_key))
     cascade = path.parent / config.cascade if config.cascade else None
     return config.model_copy(update={"tiers": tiers, "api_keys": keys, "admin_key": admin, "cascade": cascade})
@@ -123,6 +143,11 @@ def validated(data: dict[str, Any]) -> ServeConfig:
         raise InputError(_explain(error)) from error
 
 
+def _tier_beside(config: Path, tier: TierConfig) -> TierConfig:
+    replicas = [r.model_copy(update={"model": _beside(config, r.model)}) if r.model else r for r in tier.replicas]
+    return tier.model_copy(update={"model": _beside(config, tier.model), "replicas": replicas})
+
+
 def _beside(config: Path, name: str) -> str:
     found = config.parent / name
     return str(found) if found.exists() else name
@@ -133,7 +158,8 @@ def _explain(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        known = (TierConfig if first["loc"][0] == "tiers" else ServeConfig).model_fields
+        place = ReplicaConfig if "replicas" in first["loc"] else TierConfig if first["loc"][0] == "tiers" else ServeConfig
+        known = place.model_fields
         return f"unknown key {where!r}{nearest(key, known)} (known: {', '.join(known)})"
     message = first["msg"].removeprefix("Value error, ")
     shown = f"{where}: {message}" if where else message

@@ -4,7 +4,8 @@ Specialised models (``label``, ``calls``) have their tools in their weights: a r
 there are none and the answer is the model's own text. Models specialised on being told their tools (``declared``) take any, as
 signatures in front of the request. General models (``chat``) take any tools, through their chat template.
 
-Sampling is greedy unless a ``temperature`` is given: repeatable, and no request has to be asked twice.
+Sampling is greedy unless a ``temperature`` is given, or several answers are wanted: repeatable, and no request has to be asked
+twice.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from greenagent.serve.schemas import check_size
 from greenagent.serve.toolset import Toolset, Toolsets
 from greenagent.tasks.schema import tool_problem
 
-__all__ = ["ChatDialect", "DeclaredDialect", "Dialect", "Plan", "SpecialisedDialect", "base_request", "dialect_for"]
+__all__ = [
+    "ChatDialect",
+    "DeclaredDialect",
+    "Dialect",
+    "EmbeddingDialect",
+    "Plan",
+    "SpecialisedDialect",
+    "base_request",
+    "dialect_for",
+]
 
 DEFAULT_CHAT_TOKENS = 1024
 """The token limit of a general model's answer when the request has none."""
@@ -51,6 +61,8 @@ def dialect_for(interface: Interface) -> Dialect:
     """The dialect that a card's interface asks for."""
     if interface.kind == "declared":
         return DeclaredDialect(interface)
+    if interface.kind == "embedding":
+        return EmbeddingDialect()
     return ChatDialect() if interface.kind == "chat" else SpecialisedDialect(interface)
 
 
@@ -64,11 +76,14 @@ def base_request(request: ChatRequest, request_id: str, limit: int) -> EngineReq
     return EngineRequest(
         request_id=request_id,
         max_tokens=request.token_limit or limit,
-        temperature=request.temperature or 0.0,
+        temperature=request.heat,
         top_p=1.0 if request.top_p is None else request.top_p,
         seed=request.seed,
         stop=request.stops,
         logprobs=bool(request.logprobs),
+        top_logprobs=request.top_logprobs or 0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
         stream=bool(request.stream or request.logprobs),
     )
 
@@ -180,6 +195,13 @@ class DeclaredDialect:
             raise RequestError(problem, "tools")
         toolset.check_enforceable(toolset.tools)
         return SpecialisedDialect(self._interface.with_tools(toolset.tools), toolset)
+
+
+class EmbeddingDialect:
+    """For models that turn texts into vectors: they answer no chats."""
+
+    def plan(self, request: ChatRequest, request_id: str) -> Plan:
+        raise ApiError(400, "this model embeds texts: use /v1/embeddings", code="unsupported_model", param="model")
 
 
 class ChatDialect:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from greenagent.core.records import Activity, Energy
 from greenagent.measure.signals.intensity import Intensity
 from greenagent.serve.accounts import Accounts
+from greenagent.serve.metered import MeteredClient
+from greenagent.serve.planner import Planned
 from greenagent.serve.tiers import Try
 
 __all__ = ["Estimates"]
@@ -44,29 +46,43 @@ class Estimates:
         """The grid's, where it is known."""
         return self._accounts.intensity
 
-    def of(self, turns: Sequence[Try], prompt_bytes: int) -> float | None:
+    def of(self, planned: Planned, prompt_bytes: int) -> float | None:
         """Joules of a request; ``None`` before any has ended.
 
-        Of one tier: prompt tokens times their fitted joules, expected generated tokens times theirs, and the mean overhead. Of a
-        cascade nobody knows which tier will answer: the mean.
+        Of one engine: prompt tokens times their fitted joules, expected generated tokens times theirs, and the mean overhead. Of
+        a cascade or of replicas nobody knows which one will answer: the mean of an answer, for each.
         """
-        fitted = self._fitted(turns[0], prompt_bytes) if len(turns) == 1 else None
-        return self._joules.value if fitted is None else fitted
+        answers = [turns[-1] for turns in planned.turns]
+        alone = not planned.batch and all(len(turns) == 1 for turns in planned.turns)
+        fitted = self._fitted(answers, prompt_bytes) if alone else None
+        mean = self._joules.value
+        return fitted if fitted is not None or mean is None else mean * len(answers)
 
-    def _fitted(self, turn: Try, prompt_bytes: int) -> float | None:
-        per_prompt, per_generated = self._accounts.j_per_token(turn.engine.name)
+    def _fitted(self, answers: Sequence[Try], prompt_bytes: int) -> float | None:
+        engine = answers[0].engine
+        if not isinstance(engine, MeteredClient):
+            return None
+        costs = self._accounts.j_of_tokens(engine.name)
+        per_prompt, per_generated = costs.prompt, costs.generated
         overhead, ratio, generated = self._overhead.value, self._tokens_per_byte.value, self._generated.value
         if per_prompt is None or per_generated is None or overhead is None or ratio is None or generated is None:
             return None
-        prompt = ratio * prompt_bytes
-        return prompt * per_prompt + min(generated, turn.plan.request.max_tokens) * per_generated + overhead
+        wanted = sum(min(generated, turn.plan.request.max_tokens) for turn in answers)
+        return ratio * prompt_bytes * per_prompt + wanted * per_generated + overhead
 
-    def learn(self, energy: Energy, prompt_tokens: int | None, generated_tokens: int | None, prompt_bytes: int = 0) -> None:
-        """A request took so much."""
-        if energy.energy_j is None or generated_tokens is None:
+    def learn(
+        self,
+        energy: Energy,
+        prompt_tokens: int | None,
+        generated_tokens: int | None,
+        prompt_bytes: int = 0,
+        answers: int = 1,
+    ) -> None:
+        """A request took so much, for so many answers."""
+        if energy.energy_j is None or (generated_tokens is None and prompt_tokens is None):
             return
-        self._joules.add(energy.energy_j)
-        self._generated.add(generated_tokens)
+        self._joules.add(energy.energy_j / answers)
+        self._generated.add((generated_tokens or 0) / answers)
         if energy.overhead_j is not None:
             self._overhead.add(energy.overhead_j)
         if prompt_bytes and prompt_tokens:

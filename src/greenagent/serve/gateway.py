@@ -1,4 +1,4 @@
-"""The OpenAI-compatible HTTP face: ``/v1/chat/completions``, ``/v1/models``, ``/healthz``, ``/metrics``.
+"""Answers requests of any endpoint (`greenagent.serve.api` reads and writes them): admission, generation, record, errors.
 
 Every millisecond of it is overhead of somebody's request, so a body is parsed once, an answer is built once as bytes, and no
 request starts a thread. An answer is complete only when its activity is in the ledger.
@@ -6,7 +6,6 @@ request starts a thread. An answer is complete only when its activity is in the 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -14,34 +13,31 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, get_args
 
-from fastapi import FastAPI, Request, Response
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import Response
 
 from greenagent.core.clock import Clock, SystemClock
-from greenagent.core.errors import GreenagentError, InputError, RequestError
+from greenagent.core.errors import GreenagentError, RequestError
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity, Energy
-from greenagent.serve.admin import Admin
 from greenagent.serve.admission import Admission, Admitted
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
 from greenagent.serve.keys import Caller, KeyCheck
-from greenagent.serve.metered import MeteredClient
 from greenagent.serve.patient import PatientLog
+from greenagent.serve.planner import Planned, Planner
 from greenagent.serve.problems import ApiError, as_api_error, engine_died
-from greenagent.serve.request import ChatRequest, Quality, parse_request
+from greenagent.serve.replicas.pool import Pool
+from greenagent.serve.request import Quality
 from greenagent.serve.second_look import SecondLook
 from greenagent.serve.streaming import EventStream
 from greenagent.serve.telemetry import Telemetry
-from greenagent.serve.tiers import Tier, Try, dialect_of, tries_below
-from greenagent.serve.tools_memo import ToolsMemo
+from greenagent.serve.tiers import Serves, Tier
 from greenagent.serve.transcripts import Transcripts
-from greenagent.serve.wire import completion_body
+from greenagent.serve.wire import Endpoint, Question
 
-__all__ = ["Gateway", "GatewaySettings", "build_app"]
+__all__ = ["Gateway", "GatewaySettings"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +46,7 @@ _log = logging.getLogger(__name__)
 class GatewaySettings:
     """What a gateway serves and how much of it at once.
 
-    ``top`` is the top tier's name. More than ``max_batch + max_queue`` requests at a time are turned away (429). ``max_body``
+    ``top`` is the top tier's name. More than ``max_batch + max_queue`` answers at a time are turned away (429). ``max_body``
     is in bytes.
     """
 
@@ -66,7 +62,7 @@ class GatewaySettings:
 
 
 class Gateway:
-    """Answers chat requests with metered engines and one ledger.
+    """Answers requests with metered engines and one ledger.
 
     ``engine`` is the top tier, whose interface the settings have; those ``below`` it, the cheapest first, are asked before it, on
     the same accounts. With ``shadows`` some of their answers are compared with the top tier's; ``looks`` say who is
@@ -76,7 +72,7 @@ class Gateway:
     def __init__(
         self,
         settings: GatewaySettings,
-        engine: MeteredClient,
+        engine: Serves,
         ledger: ActivityLog,
         *,
         below: Sequence[Tier] = (),
@@ -95,15 +91,18 @@ class Gateway:
         self.transcripts = transcripts
         self.log = PatientLog(ledger)
         self._clock = clock or SystemClock()
-        self._dialect = dialect_of(engine, settings.interface)
-        self._memo = ToolsMemo()
+        self._planner = Planner(settings.top, settings.interface, engine, self.below, self._alarmed)
         self._running: set[Generation] = set()
+        self._places = 0
         self._created = int(time.time())
-        self.telemetry = Telemetry(settings.model, lambda: len(self._running), settings.max_batch)
+        self.telemetry = Telemetry(settings.model, lambda: self._places, settings.max_batch)
+        for pool in (served for served in (*(tier.engine for tier in self.below), engine) if isinstance(served, Pool)):
+            self.telemetry.shows(pool)
         self.look: SecondLook | None = None
         if shadows is not None:
             self.telemetry.watches(shadows)
-            self.look = SecondLook(shadows, self._top_turn, self.accounts, self.log, self._clock, self._facts())
+            self.look = SecondLook(shadows, self._planner.top, self.accounts, self.log, self._clock, self._facts())
+            self.look.on_spent = self.telemetry.shadowed
 
     def authorize(self, request: Request) -> Caller | None:
         """Who asks, ``None`` where no keys are needed; or raises the 401."""
@@ -115,74 +114,86 @@ class Gateway:
             raise ApiError(401, "no or wrong API key: send 'Authorization: Bearer KEY'", code="invalid_api_key")
         return caller
 
-    async def _admit(self, caller: Caller | None, request_id: str, turns: Sequence[Try]) -> Admitted:
+    async def _admit(self, caller: Caller | None, request_id: str, planned: Planned) -> Admitted:
         """Reserves what the request may need of its key's limits; while it waited others may have come."""
         if self.admission is None:
             return Admitted(None if caller is None else caller.id)
-        admitted = await self.admission.admit(caller, request_id, turns)
+        admitted = await self.admission.admit(caller, request_id, planned)
         try:
-            self._check_room()
+            self._check_room(planned.places)
         except ApiError:
-            self.admission.release(request_id)
+            if admitted.most:
+                self.admission.release(request_id)
             raise
         return admitted
 
-    async def chat(self, request: Request) -> Response:
-        """``POST /v1/chat/completions``."""
+    async def answer(self, request: Request, endpoint: Endpoint) -> Response:
+        """Any request that costs joules, from its arrival on."""
         started_at, started_s = self._clock.now(), self._clock.monotonic_s()
-        account = self.accounts.open(new_request_id())
+        account = self.accounts.open(new_request_id(endpoint.prefix))
         try:
             caller = self.authorize(request)
-            self._check_room()
-            body = parse_request(await self._read_body(request), self._memo)
-            self._check_model(body.model)
-            top = self._top_turn(body, account.request_id)
-            alarm = self.look is not None and self.look.shadows.alarmed_at is not None
-            quality = _quality(request, body)
-            tries, passed = tries_below(self.below, body, account.request_id, quality, alarm=alarm)
-            admitted = await self._admit(caller, account.request_id, [*tries, top])
+            self._check_engine()
+            body = await self._read_body(request)
+            asked = endpoint.read(body)
+            self.check_model(asked.model)
+            quality = _quality(request, asked)
+            planned = asked.plan(self._planner, account.request_id, quality)
+            self._check_room(planned.places)
+            admitted = await self._admit(caller, account.request_id, planned)
         except (ApiError, GreenagentError) as error:
             account.drop()
             self.telemetry.refused()
-            return as_api_error(error).response()
+            return as_api_error(error).response(self._headers(account.request_id, started_s))
         except BaseException:  # the client is gone, or the server ends
             account.drop()
             raise
-        glance = self.looks.at(body.query) if self.looks is not None and tries and quality == "certified" else None
+        chat = asked.chat if len(planned.turns[0]) > 1 and quality == "certified" else None  # lower tiers have a say
         generation = Generation(
-            [*tries, top],
+            planned.turns,
             account,
             clock=self._clock,
             started_at=started_at,
             started_s=started_s,
-            passed=passed,
-            glance=glance,
+            passed=planned.passed,
+            glance=self.looks.at(chat.query) if self.looks is not None and chat is not None else None,
+            per_prompt=planned.per_prompt,
+            copies=planned.copies,
+            params=planned.params,
+            places=planned.places,
             admitted=admitted,
         )
         self._running.add(generation)
+        self._places += generation.places
+        if self.look is not None and chat is not None:
+            self.look.begins(generation.id, chat)
         if self.transcripts is not None:
             self.transcripts.begins(generation, body)
-        if self.look is not None and tries and quality == "certified":
-            self.look.begins(generation.id, body)
-        if body.stream:
-            return EventStream(self, generation, body)
-        response = await self._answer(generation, body, request.receive)
-        response.headers.update(admitted.headers)
-        return response
+        if asked.stream:
+            return EventStream(self, generation, asked.writer(self.settings.model, generation))
+        return await self._whole(generation, asked, request)
 
-    async def _answer(self, generation: Generation, body: ChatRequest, receive: Receive) -> Response:
-        watch = DisconnectWatch(receive, generation.cancel)
+    async def _whole(self, generation: Generation, asked: Question, request: Request) -> Response:
+        watch = DisconnectWatch(request.receive, generation.cancel)
         try:
-            deltas = [delta async for delta in generation.deltas()]
+            await generation.collect()
             await self.settle(generation, "cancelled" if generation.cancelled else "ok", stream=False)
         except Exception as error:
-            return (await self.failed(generation, error, stream=False)).response()
+            problem = await self.failed(generation, error, stream=False)
+            return problem.response(self.headers(generation))
         finally:
             watch.stop()
             await self.leave(generation, stream=False)
-        return Response(
-            completion_body(self.settings.model, generation, deltas, bool(body.logprobs)), media_type="application/json"
-        )
+        body = asked.body(self.settings.model, generation)
+        return Response(body, media_type="application/json", headers=self.headers(generation))
+
+    def headers(self, generation: Generation) -> dict[str, str]:
+        """What OpenAI's clients look at: the request's id, how long it took so far, and what is left of its key's limits."""
+        return self._headers(generation.id, generation.started_s) | dict(generation.admitted.headers)
+
+    def _headers(self, request_id: str, started_s: float) -> dict[str, str]:
+        took_ms = (self._clock.monotonic_s() - started_s) * 1000
+        return {"x-request-id": request_id, "openai-processing-ms": str(round(took_ms))}
 
     async def settle(self, generation: Generation, outcome: Outcome, *, stream: bool, refused: bool = False) -> None:
         """Closes the request's energy account and waits for its commit; then counts it in the metrics."""
@@ -213,15 +224,16 @@ class Gateway:
             generated_tokens=generation.generated_tokens,
             latency_s=generation.latency_s,
             first_token_s=generation.first_token_s,
+            tier=generation.tier,
         )
 
     async def failed(self, generation: Generation, error: Exception, *, stream: bool) -> ApiError:
         """Records a request that failed and gives the error to answer with."""
         if self.admission is not None:
             error = self.admission.explain(generation, error)
-        if isinstance(error, RequestError) and error.param == "grammar":
-            error = RequestError(str(error), generation.grammar_from)
         problem = as_api_error(error)
+        if isinstance(error, RequestError) and error.param is not None:
+            problem.param = generation.params.get(error.param, error.param)
         if problem.status >= 500:
             _log.error("request %s failed: %s", generation.id, error, exc_info=not isinstance(error, GreenagentError | ApiError))
         if not generation.settled:
@@ -233,7 +245,9 @@ class Gateway:
 
     async def leave(self, generation: Generation, *, stream: bool) -> None:
         """The request is over, however it ended; one that was torn down in the middle is recorded as cancelled."""
-        self._running.discard(generation)
+        if generation in self._running:
+            self._running.remove(generation)
+            self._places -= generation.places
         if not generation.settled:
             await self.settle(generation, "cancelled", stream=stream)
         if self.look is not None:
@@ -252,24 +266,27 @@ class Gateway:
         known = {"name": self.settings.model, "host": self.settings.host}
         return known if intensity is None else {**known, "zone": intensity.zone, "factor_version": intensity.factor_version}
 
-    def _top_turn(self, body: ChatRequest, request_id: str) -> Try:
-        return Try(self.settings.top, self._dialect.plan(body, request_id), self.engine)
+    def _alarmed(self) -> bool:
+        return self.look is not None and self.look.shadows.alarmed_at is not None
 
-    def _check_room(self) -> None:
+    def _check_engine(self) -> None:
         if self.engine.restarting:
             raise engine_died()
         if not self.engine.alive:
             raise ApiError(503, "the engine is not running; the server's log has the reason", code="engine_unavailable")
-        most = self.settings.max_batch + self.settings.max_queue
-        if len(self._running) >= most:
-            raise ApiError(
-                429,
-                f"{most} requests are in flight already; try again in a second",
-                code="queue_full",
-                headers={"retry-after": "1"},
-            )
+        self._check_room(1)
 
-    def _check_model(self, model: str) -> None:
+    def _check_room(self, more: int) -> None:
+        most = self.settings.max_batch + self.settings.max_queue
+        if more > most:
+            raise ApiError(
+                400, f"{more} answers are more than this server takes at once ({most}): ask for fewer", code="too_many"
+            )
+        if self._places + more > most:
+            raise ApiError(429, f"{most} requests are in flight already; try again in a second", code="queue_full")
+
+    def check_model(self, model: str) -> None:
+        """Raises the 404 of a model that is not served here."""
         if model != self.settings.model:
             raise ApiError(
                 404, f"no model {model!r} here; this server has {self.settings.model!r}", code="model_not_found", param="model"
@@ -294,7 +311,7 @@ class Gateway:
         """This server's entry in ``/v1/models``, with what a client of a specialised model must know."""
         interface = self.settings.interface
         facts: dict[str, Any] = {"interface": interface.kind, "tools_hash": interface.tools_hash}
-        if interface.kind != "chat":
+        if interface.kind not in ("chat", "embedding"):
             facts["tools"] = interface.openai_tools()
         return {
             "id": self.settings.model,
@@ -307,101 +324,25 @@ class Gateway:
     def metrics(self) -> bytes:
         """The metrics' text, after reading the meter."""
         self.accounts.settle_all()
+        for name in self.accounts.engines:
+            self.telemetry.costs(name or self.settings.top, self.accounts.j_of_tokens(name))
         return self.telemetry.render(self.accounts.idle_j, self.accounts.total_j, self.accounts.provenance.kind)
-
-
-def _json(data: dict[str, Any]) -> Response:
-    return Response(json.dumps(data, ensure_ascii=False).encode(), media_type="application/json")
 
 
 _QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 
-def _quality(request: Request, body: ChatRequest) -> Quality:
+def _quality(request: Request, asked: Question) -> Quality:
     """What is asked of the cascade: the body says it, or the header ``greenagent-quality``."""
-    if body.quality is not None:
-        return body.quality
-    asked = request.headers.get("greenagent-quality", "certified")
+    if asked.quality is not None:
+        return asked.quality
+    said = request.headers.get("greenagent-quality", "certified")
     for known in _QUALITIES:
-        if asked == known:
+        if said == known:
             return known
     raise ApiError(
         400,
-        f"greenagent-quality is {asked!r}: it must be {', '.join(_QUALITIES)}",
+        f"greenagent-quality is {said!r}: it must be {', '.join(_QUALITIES)}",
         code="invalid_quality",
         param="greenagent-quality",
     )
-
-
-_CHAT_PATH = "/v1/chat/completions"
-
-
-class _ShortWay:
-    """Leads chat requests straight to the gateway, past the framework's layers, which cost CPU time and do nothing for them.
-    Everything else goes through ``app``."""
-
-    def __init__(self, app: FastAPI, gateway: Gateway) -> None:
-        self._app = app
-        self._gateway = gateway
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != _CHAT_PATH or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        try:
-            response = await self._gateway.chat(Request(scope, receive))
-        except ClientDisconnect:
-            return  # the client left before its request was whole: nothing was begun, and nobody listens
-        except Exception as error:
-            _log.exception("a chat request failed before its answer began")
-            response = as_api_error(error).response()
-        await response(scope, receive, send)
-
-
-def build_app(gateway: Gateway, admin: Admin | None = None) -> ASGIApp:
-    """The ASGI application of ``gateway``, with the paths of ``admin`` where there is one; it starts and stops nothing."""
-    app = FastAPI(title="greenagent", docs_url=None, redoc_url=None, openapi_url=None)
-
-    async def models(request: Request) -> Response:
-        gateway.authorize(request)
-        return _json({"object": "list", "data": [gateway.model_entry()]})
-
-    async def model(request: Request) -> Response:
-        gateway.authorize(request)
-        name = request.path_params["name"]
-        if name != gateway.settings.model:
-            raise ApiError(
-                404, f"no model {name!r} here; this server has {gateway.settings.model!r}", code="model_not_found", param="model"
-            )
-        return _json(gateway.model_entry())
-
-    async def health(request: Request) -> Response:
-        engine = gateway.engine
-        status = b"ok" if engine.alive else b"engine is being restarted" if engine.restarting else b"engine is not running"
-        return Response(b'{"status":"%s"}' % status, 200 if engine.alive else 503, media_type="application/json")
-
-    async def metrics(request: Request) -> Response:
-        gateway.authorize(request)
-        return Response(gateway.metrics(), media_type=gateway.telemetry.content_type)
-
-    async def on_problem(request: Request, error: Exception) -> Response:
-        return as_api_error(error).response()
-
-    async def on_http(request: Request, error: Exception) -> Response:
-        if not isinstance(error, HTTPException):
-            return as_api_error(error).response()
-        code = "method_not_allowed" if error.status_code == 405 else "unknown_url"
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        return ApiError(error.status_code, message, code=code, headers=error.headers).response()
-
-    app.add_route(_CHAT_PATH, gateway.chat, methods=["POST"])  # for the answers to other methods
-    app.add_route("/v1/models", models, methods=["GET"])
-    app.add_route("/v1/models/{name:path}", model, methods=["GET"])
-    app.add_route("/healthz", health, methods=["GET"])
-    app.add_route("/metrics", metrics, methods=["GET"])
-    if admin is not None:
-        admin.mount(app)
-    for kind in (ApiError, InputError, GreenagentError, Exception):
-        app.add_exception_handler(kind, on_problem)
-    app.add_exception_handler(HTTPException, on_http)
-    return _ShortWay(app, gateway)

@@ -1,27 +1,26 @@
-"""One request's life, from its admission to its committed record: generations on one energy account, deltas out, usage at the
-end."""
+"""One request's life, from its admission to its committed record: answers on one energy account, deltas out, usage at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from greenagent.core.clock import Clock
-from greenagent.core.engine import TokenEvent
-from greenagent.core.errors import EngineError, RequestError
 from greenagent.core.records import Activity, Energy
 from greenagent.serve.accounts import Account
 from greenagent.serve.admission import Admitted
 from greenagent.serve.answer import Delta
 from greenagent.serve.cascade.glance import Glance
+from greenagent.serve.choice import Choice, Life
+from greenagent.serve.merged import all_of, merged
 from greenagent.serve.problems import ApiError
-from greenagent.serve.tiers import PassedOn, Try, confidence
+from greenagent.serve.tiers import PassedOn, Try
 
-__all__ = ["WATCH_AFTER_S", "ActivityLog", "DisconnectWatch", "Generation", "InvalidAnswerError", "Outcome", "new_request_id"]
+__all__ = ["WATCH_AFTER_S", "ActivityLog", "DisconnectWatch", "Generation", "Outcome", "new_request_id"]
 
 WATCH_AFTER_S = 0.1
 """How long a request runs before anybody looks whether its client is still there."""
@@ -36,21 +35,23 @@ class ActivityLog(Protocol):
     async def arecord(self, activity: Activity) -> Any: ...
 
 
-class InvalidAnswerError(Exception):
-    """A lower tier's answer cannot be given as it is: asking the next one is cheaper than forcing this one."""
-
-
 class Generation:
-    """Runs a request's tries on one account, until a tier is sure enough.
+    """Runs a request's answers on one account: ``turns`` are each answer's tries.
 
-    Read `deltas` to its end, then call `settle`: it closes the account and waits until the activity is committed. Only then may
-    the client hear that the answer is complete. ``held`` is a lower tier's answer, ``None`` where the top tier answers; ``said``
-    is what was answered, kept only where it is a list.
+    Read `deltas` to its end (or `collect`), then call `settle`: it closes the account and waits until the activity is committed.
+    Only then may the client hear that the answer is complete.
+
+    Args:
+        per_prompt: so many answers after one another are to the same prompt, whose tokens are told once.
+        copies: each answer is given to the client so often (greedy answers to one prompt are all the same).
+        places: how many places in the server's queue it takes.
+        params: what clients call a parameter that an engine complains about.
+        admitted: what is reserved for it; its record settles that.
     """
 
     def __init__(
         self,
-        tries: Sequence[Try],
+        turns: Sequence[Sequence[Try]],
         account: Account,
         *,
         clock: Clock,
@@ -58,34 +59,31 @@ class Generation:
         started_s: float,
         passed: Sequence[PassedOn] = (),
         glance: Glance | None = None,
+        per_prompt: int = 1,
+        copies: int = 1,
+        params: Mapping[str, str] | None = None,
+        places: int = 1,
         admitted: Admitted | None = None,
     ) -> None:
-        self._tries = tries
-        self._account = account
-        self._clock = clock
+        self._life = Life(account, clock, started_s)
         self._started_at = started_at
-        self._started_s = started_s
-        self._glance = glance
-        self._cancelled = False
-        self._counted = 0
-        self._given_up: ApiError | None = None
         self._settled = False
+        self._per_prompt = per_prompt
         self.id = account.request_id
+        self.choices = [Choice(self._life, tries, passed, glance) for tries in turns]
+        self.copies = copies
+        self.params = params or {}
+        self.places = places
         self.admitted = admitted or Admitted()
-        self.said: list[Delta] | None = None
-        self.grammar_from = tries[-1].plan.grammar_from
-        self.tier = tries[-1].tier
-        self.confidence: float | None = None
-        self.held: list[Delta] | None = None
+        self.keep = False
         self.outcome: Outcome | None = None
-        self.passed = list(passed)
-        self.reason: str = "stop"
-        self.prompt_tokens: int | None = None
-        self.generated_tokens: int | None = None
-        self.first_token_s: float | None = None
         self.latency_s = 0.0
         self.energy = Energy()
-        self.token_logprobs: list[dict[str, Any]] = []
+
+    @property
+    def started_s(self) -> float:
+        """When it arrived, in monotonic seconds."""
+        return self._life.started_s
 
     @property
     def settled(self) -> bool:
@@ -95,147 +93,79 @@ class Generation:
     @property
     def cancelled(self) -> bool:
         """Whether the client went away."""
-        return self._cancelled
+        return self._life.cancelled
+
+    @property
+    def tier(self) -> str:
+        """Who answered; of several answers, the first one's."""
+        return self.choices[0].tier
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens of all prompts, each counted once; ``None`` until one is known."""
+        if len(self.choices) == 1:
+            return self.choices[0].prompt_tokens
+        starts = range(0, len(self.choices), self._per_prompt)
+        return _sum(_first(c.prompt_tokens for c in self.choices[start : start + self._per_prompt]) for start in starts)
+
+    @property
+    def generated_tokens(self) -> int | None:
+        """All tokens that were generated, those of discarded answers too; ``None`` until there is one."""
+        return self.choices[0].generated_tokens if len(self.choices) == 1 else _sum(c.generated_tokens for c in self.choices)
+
+    @property
+    def first_token_s(self) -> float | None:
+        """Seconds until the first token of any answer."""
+        if len(self.choices) == 1:
+            return self.choices[0].first_token_s
+        return min((c.first_token_s for c in self.choices if c.first_token_s is not None), default=None)
 
     def cancel(self) -> None:
-        """The client is gone: stops the engine's work for it."""
-        self._cancelled = True
-        self._account.cancel()
+        """The client is gone: stops the engines' work for it."""
+        self._life.cancelled = True
+        self._life.account.cancel()
 
     def give_up(self, reason: ApiError) -> None:
         """The server cannot wait any longer: `deltas` raises ``reason`` as soon as the engine has let go."""
-        self._given_up = reason
-        self._account.cancel()
+        self._life.given_up = reason
+        self._life.account.cancel()
 
-    async def deltas(self) -> AsyncGenerator[Delta, None]:
-        """What the client may see, as it becomes certain. Ends early when cancelled.
-
-        Raises:
-            EngineError: the engine failed.
-            ApiError: it answered what its grammar forbids, or the request was given up.
-        """
-        for turn in self._tries[:-1]:
-            if not self._worth(turn):
-                continue
-            answer = await self._held(turn)
-            if answer is not None:
-                self.held = answer
-                for delta in answer:
-                    yield self._noted(delta)
-                return
-            if self._cancelled:
-                return
-        self.tier = self._tries[-1].tier
-        async with aclosing(self._answer(self._tries[-1])) as deltas:
+    async def deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
+        """The number of an answer and what the client may see of it, as it becomes certain. Errors: those of `Choice.deltas`."""
+        if len(self.choices) > 1:
+            async with aclosing(merged([choice.deltas() for choice in self.choices])) as mixed:
+                async for found in mixed:
+                    yield self._noted(*found)
+            return
+        async with aclosing(self.choices[0].deltas()) as deltas:
             async for delta in deltas:
-                yield self._noted(delta)
+                yield self._noted(0, delta)
 
-    def _noted(self, delta: Delta) -> Delta:
-        """``delta``, which is kept where contents are."""
-        if self.said is not None:
-            self.said.append(delta)
-        return delta
+    def _noted(self, number: int, delta: Delta) -> tuple[int, Delta]:
+        """A streamed delta, which its answer remembers where contents are kept (``keep``)."""
+        if self.keep:
+            self.choices[number].said.append(delta)
+        return number, delta
 
-    def _worth(self, turn: Try) -> bool:
-        """Whether a tier is likely enough to be sure; else it is passed over unasked."""
-        if self._glance is None or turn.threshold is None or self._glance.worth(turn.tier, turn.threshold):
-            return True
-        self._pass_on(PassedOn(turn.tier, "unlikely"))
-        return False
+    async def collect(self) -> None:
+        """Reads all answers to their end. Errors: those of `Choice.deltas`."""
+        if len(self.choices) == 1:
+            await self.choices[0].collect()
+        else:
+            await all_of([choice.collect() for choice in self.choices])
 
-    async def _held(self, turn: Try) -> list[Delta] | None:
-        """A lower tier's whole answer, if it is sure enough of it; else why not is noted, and its tokens remain paid for."""
-        try:
-            found = [delta async for delta in self._answer(turn)]
-        except InvalidAnswerError:
-            self._saw(turn, 0.0)
-            self._pass_on(PassedOn(turn.tier, "invalid"))
-            return None
-        except (EngineError, RequestError, ApiError):
-            self._check_given_up()
-            self._pass_on(PassedOn(turn.tier, "failed"))
-            return None
-        if self._cancelled:
-            return None
-        sure = confidence([float(entry["logprob"]) for entry in self.token_logprobs])
-        self._saw(turn, sure)
-        if turn.threshold is None or sure >= turn.threshold:
-            self.tier, self.confidence = turn.tier, sure
-            return found
-        self._pass_on(PassedOn(turn.tier, "unsure", sure, turn.threshold))
-        return None
-
-    def _saw(self, turn: Try, sure: float) -> None:
-        if self._glance is not None:
-            self._glance.saw(turn.tier, sure)
-
-    def _pass_on(self, passed: PassedOn) -> None:
-        self.passed.append(passed)
-        self.token_logprobs.clear()
-        self.prompt_tokens = self.first_token_s = None  # those of the tier that answers are told
-
-    async def _answer(self, turn: Try) -> AsyncGenerator[Delta, None]:
-        """One tier's deltas; a reader may want several generations."""
-        reader, request = turn.plan.reader, turn.plan.request
-        while not self._cancelled:
-            self._check_given_up()
-            self._counted = 0
-            last: TokenEvent | None = None
-            async with aclosing(self._account.generate(request, turn.engine)) as events:
-                async for event in events:
-                    self._note(event)
-                    last = event
-                    for delta in reader.feed(event.text) if event.text else ():
-                        yield delta
-                    if reader.broken and event.finish_reason is None:
-                        break  # the rest would be thrown away: stop paying for it
-            if last is not None and last.finish_reason == "cancelled":
-                self._check_given_up()
-                self._cancelled = True
-                return
-            ending = reader.finish((last and last.finish_reason) or "stop", self._counted)
-            for delta in ending.deltas:
-                yield delta
-            if ending.again is None:
-                self.reason = ending.reason
-                return
-            if turn.threshold is not None:
-                raise InvalidAnswerError
-            if not ending.keep:
-                self.token_logprobs.clear()
-            request = ending.again
-
-    def _check_given_up(self) -> None:
-        if self._given_up is not None:
-            raise self._given_up
-
-    def _note(self, event: TokenEvent) -> None:
-        """Counts tokens as they come: all cost energy, also those of an answer that is thrown away."""
-        if event.finish_reason == "error":
-            raise EngineError(event.error or "the engine could not answer this request")
-        count = len(event.token_ids) or (0 if self._counted else event.generated_tokens or 0)  # remote servers only say how many
-        self._counted += count
-        if count:
-            self.generated_tokens = (self.generated_tokens or 0) + count
-        if (count or event.text) and self.first_token_s is None and event.finish_reason is None:
-            self.first_token_s = self._clock.monotonic_s() - self._started_s
-        if event.prompt_tokens is not None and self.prompt_tokens is None:
-            self.prompt_tokens = event.prompt_tokens
-        if event.logprobs:
-            self._note_logprobs(event)
-
-    def _note_logprobs(self, event: TokenEvent) -> None:
-        """One entry per token; text that several tokens share (a character of many bytes) stands at the last of them."""
-        texts = [""] * (len(event.logprobs) - 1) + [event.text]
-        for text, logprob in zip(texts, event.logprobs, strict=True):
-            self.token_logprobs.append({"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []})
+    def _reason(self) -> str | list[str]:
+        """Why the answers ended: one word where they all did for the same reason."""
+        first = self.choices[0].reason
+        reasons = [choice.reason for choice in self.choices]
+        return first if reasons.count(first) == len(reasons) else reasons
 
     def route(self) -> dict[str, Any]:
-        """Which tier answered, how sure it was, and why cheaper ones did not; empty where there is only one."""
-        if len(self._tries) == 1 and not self.passed:
-            return {}
-        found: dict[str, Any] = {"tier": self.tier, "passed_on": [passed.facts() for passed in self.passed]}
-        return found if self.confidence is None else found | {"confidence": round(self.confidence, 6)}
+        """`Choice.route`; of several answers, one for each."""
+        if len(self.choices) == 1:
+            return self.choices[0].route()
+        routes = [choice.route() for choice in self.choices]
+        return {"choices": routes} if any(routes) else {}
 
     async def settle(
         self, outcome: Outcome, ledger: ActivityLog, describe: Callable[[Generation, Outcome, Energy], Activity]
@@ -245,22 +175,25 @@ class Generation:
             return
         self._settled = True
         self.outcome = outcome
-        self.energy = self._account.close()
+        self.energy = self._life.account.close()
         await ledger.arecord(describe(self, outcome, self.energy))
-        self.latency_s = self._clock.monotonic_s() - self._started_s
+        self.latency_s = self._life.clock.monotonic_s() - self._life.started_s
 
     def activity(self, outcome: Outcome, energy: Energy, **facts: Any) -> Activity:
         """The request's record: tokens, energy and outcome; never what was asked or answered."""
-        attributes: dict[str, Any] = {"generations": self._account.generations, **facts.pop("attributes", {})}
+        attributes: dict[str, Any] = {"generations": self._life.account.generations, **facts.pop("attributes", {})}
         if outcome == "ok":
-            attributes["finish_reason"] = self.reason
-        if self.first_token_s is not None:
-            attributes["first_token_s"] = round(self.first_token_s, 6)
+            attributes["finish_reason"] = self._reason()
+        if len(self.choices) * self.copies > 1:
+            attributes["answers"] = len(self.choices) * self.copies
+        first_token_s = self.first_token_s
+        if first_token_s is not None:
+            attributes["first_token_s"] = round(first_token_s, 6)
         return Activity(
             id=self.id,
             kind="request",
             started_at=self._started_at,
-            ended_at=self._clock.now(),
+            ended_at=self._life.clock.now(),
             energy=energy,
             prompt_tokens=self.prompt_tokens,
             generated_tokens=self.generated_tokens,
@@ -272,9 +205,18 @@ class Generation:
         )
 
 
-def new_request_id() -> str:
+def _first(counts: Iterable[int | None]) -> int | None:
+    return next((count for count in counts if count is not None), None)
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def new_request_id(prefix: str = "chatcmpl-") -> str:
     """An id that is the answer's, the engine's and the activity's."""
-    return f"chatcmpl-{secrets.token_hex(16)}"
+    return f"{prefix}{secrets.token_hex(16)}"
 
 
 class DisconnectWatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from greenagent.measure.signals.intensity import lookup
 from greenagent.serve.accounts import Accounts
 from greenagent.serve.remote.client import REMOTE, RemoteTier, is_remote
 
-__all__ = ["MeteredClient", "WorkerLike", "open_metered"]
+__all__ = ["MeteredClient", "WorkerLike", "open_accounts", "open_metered"]
 
 
 class WorkerLike(Protocol):
@@ -97,6 +97,10 @@ class MeteredClient:
         finally:
             account.close()
 
+    async def pick(self, request: EngineRequest, failed: Collection[str]) -> MeteredClient | None:
+        """Itself, unless it has failed."""
+        return None if self.name in failed else self
+
     async def run(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
         """One generation. Call it through `greenagent.serve.accounts.Account.generate`."""
         events = self._client.generate(request)
@@ -127,6 +131,15 @@ class MeteredClient:
         self.accounts.remove(self.name)
 
 
+def open_accounts(zone: str | None = None, clock: Clock | None = None) -> Accounts:
+    """Accounts on this host's meter, or on one of this process and its workers where the host has no counters.
+
+    ``zone``: where the electricity comes from (``None``: ``$GREENAGENT_ZONE``, else grams stay unknown). :raises InputError: an
+    unknown zone.
+    """
+    return Accounts(Meter(discover()), intensity=lookup(zone), clock=clock)
+
+
 async def open_metered(
     model: Path | str,
     *,
@@ -152,7 +165,8 @@ async def open_metered(
         InputError: an unknown zone, engine or option; `ModelError` for the model.
         EngineError: the worker died while loading.
     """
-    intensity = lookup(zone) if accounts is None else None
+    if accounts is None:
+        lookup(zone)  # an unknown zone is said before the model is loaded
     kind = REMOTE if is_remote(str(model)) else engine_for(engine, model)
     metered: list[MeteredClient] = []
 
@@ -171,7 +185,7 @@ async def open_metered(
         on_progress=on_progress,
     )
     try:
-        joined = accounts or Accounts(Meter(discover()), intensity=intensity, clock=clock)
+        joined = accounts or open_accounts(zone, clock)
         metered.append(MeteredClient(client, joined, name, cpu_s))
     except BaseException:
         await client.aclose()

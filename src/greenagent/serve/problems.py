@@ -26,7 +26,9 @@ from greenagent.engines.worker import WorkerDiedError
 
 __all__ = ["ApiError", "as_api_error", "engine_died"]
 
-_TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_TYPES = {429: "rate_limit_error"}
+_LATER = (429, 503)
+"""What is worth asking again in a while."""
 
 
 class ApiError(Exception):
@@ -45,7 +47,7 @@ class ApiError(Exception):
         self.status = status
         self.code = code
         self.param = param
-        self.headers = dict(headers or {})
+        self.headers = ({"retry-after": "1"} if status in _LATER else {}) | dict(headers or {})
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""
@@ -56,9 +58,10 @@ class ApiError(Exception):
         """The error object as JSON."""
         return json.dumps(self.body(), ensure_ascii=False).encode("utf-8", "replace")
 
-    def response(self) -> Response:
-        """The whole HTTP answer."""
-        return Response(self.body_bytes(), self.status, media_type="application/json", headers=self.headers)
+    def response(self, headers: Mapping[str, str] | None = None) -> Response:
+        """The whole HTTP answer, with ``headers`` beside the error's own."""
+        every = self.headers | dict(headers or {})
+        return Response(self.body_bytes(), self.status, media_type="application/json", headers=every)
 
 
 def engine_died() -> ApiError:

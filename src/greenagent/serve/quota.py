@@ -58,9 +58,11 @@ def refusal(caller: Caller, refused: Refused, now: datetime) -> ApiError:
     if not refused.never and math.isfinite(wait_s):
         headers["retry-after"] = str(max(math.ceil(wait_s), 1))
     slow = why.per in ("month", "ever") or why.measure in _QUOTAS
-    return ApiError(
-        429, _said(caller, refused, why), code="insufficient_quota" if slow else "rate_limit_exceeded", headers=headers
-    )
+    code = "insufficient_quota" if slow else "rate_limit_exceeded"
+    error = ApiError(429, _said(caller, refused, why), code=code, headers=headers)
+    if "retry-after" not in headers:  # whoever waits would wait in vain
+        error.headers.pop("retry-after", None)
+    return error
 
 
 def _said(caller: Caller, refused: Refused, why: Standing) -> str:

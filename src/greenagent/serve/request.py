@@ -1,48 +1,44 @@
 """What a client may send to ``/v1/chat/completions``: parsed once, and nothing in it is silently dropped.
 
-A parameter this server does not honour is an error that names it, unless its value is the one that asks for nothing (``n: 1``,
-``frequency_penalty: 0``, ``null``). What only labels a request or message (``user``, a user's ``name``) is accepted and not used.
+A parameter this server does not honour is an error that names it, unless its value is the one that asks for nothing
+(``logit_bias: {}``, ``store: false``, ``null``). What only labels a request or message (``user``, a user's ``name``) is accepted
+and not used.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.core.calls import ToolCall
-from greenagent.core.errors import RequestError, nearest
+from greenagent.core.errors import RequestError
 from greenagent.core.interface import Message
+from greenagent.serve.body import refuse_extras, validated
 from greenagent.serve.tools_memo import ToolsMemo
 
-__all__ = ["ChatRequest", "Quality", "StreamOptions", "parse_request", "to_messages"]
+__all__ = ["MOST_CHOICES", "ChatRequest", "Own", "Penalty", "Quality", "StreamOptions", "checked", "parse_request", "to_messages"]
+
+MOST_CHOICES = 128
+"""The most answers to one prompt, as at OpenAI."""
+
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 
 Quality = Literal["certified", "top", "green"]
 """What a client asks of a cascade: its certified thresholds, the top tier alone, or the cheapest tier that can answer at all."""
 
 #: Parameters that change nothing at these values.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "logit_bias": ({},),
-    "top_logprobs": (0,),
     "store": (False,),
     "metadata": ({},),
     "modalities": (["text"],),
     "service_tier": ("auto", "default"),
     "verbosity": ("medium",),
 }
-#: Labels and hints of the client that no answer depends on.
-_LABELS = frozenset({"user", "safety_identifier", "prompt_cache_key", "metadata"})
 #: Fields that clients echo from an answer into the next request; empty they say nothing.
 _ECHOED: dict[str, tuple[Any, ...]] = {"refusal": (), "audio": (), "function_call": (), "annotations": ([],)}
-
-
-#: How pydantic calls the branches of unions in an error's location.
-_BRANCHES = frozenset({"str", "int", "float", "bool"})
 
 
 class _Part(BaseModel):
@@ -114,7 +110,7 @@ class _NamedTool(BaseModel):
     function: _NamedFunction
 
 
-class _Own(BaseModel):
+class Own(BaseModel):
     """What is asked of this server beyond OpenAI's API."""
 
     model_config = ConfigDict(extra="forbid")
@@ -141,9 +137,13 @@ class ChatRequest(BaseModel):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
     response_format: _ResponseFormat | None = None
-    greenagent: _Own | None = None
+    greenagent: Own | None = None
 
     @property
     def tool_entries(self) -> list[dict[str, Any]]:
@@ -178,6 +178,14 @@ class ChatRequest(BaseModel):
         return [s for s in given if s]
 
     @property
+    def heat(self) -> float:
+        """The temperature: 0 where none is given, but OpenAI's 1 where several answers are wanted, since greedy ones are all the
+        same."""
+        if self.temperature is not None:
+            return self.temperature
+        return 1.0 if (self.n or 1) > 1 else 0.0
+
+    @property
     def choice(self) -> str:
         """``tool_choice`` as a word: ``none``, ``auto``, ``required`` or ``named``."""
         if self.tool_choice is None:
@@ -190,29 +198,6 @@ class ChatRequest(BaseModel):
         return self.tool_choice.function.name if isinstance(self.tool_choice, _NamedTool) else None
 
 
-def _path(location: Sequence[str | int]) -> str:
-    """pydantic's location as OpenAI writes it: ``messages[0].content``; branches of unions are left out."""
-    text = ""
-    for part in location:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif part.isidentifier() and not part.startswith("_") and part not in _BRANCHES:
-            text += f".{part}" if text else part
-    return text
-
-
-def _refuse_extras(
-    extras: dict[str, Any] | None, neutral: dict[str, tuple[Any, ...]], known: Sequence[str], prefix: str = ""
-) -> None:
-    for name, value in (extras or {}).items():
-        if value is None or value in neutral.get(name, ()) or (not prefix and name in _LABELS):
-            continue
-        hint = nearest(name, [k for k in known if k != name])
-        raise RequestError(
-            f"parameter {prefix + name!r} with value {str(value)[:60]!r} is not supported by this server{hint}", prefix + name
-        )
-
-
 def parse_request(body: bytes, memo: ToolsMemo | None = None) -> ChatRequest:
     """Reads a request's body. With a ``memo``, tools that were sent before are the same list object again and cost no parsing.
 
@@ -220,41 +205,35 @@ def parse_request(body: bytes, memo: ToolsMemo | None = None) -> ChatRequest:
         RequestError: not JSON, a wrong type or value, or a parameter that is not supported; ``param`` names it.
     """
     shortened, tools = memo.cut(body) if memo is not None else (body, None)
-    request = _validated(shortened)
+    request = validated(ChatRequest, shortened)
     if tools is not None and request.tools is True:
         request.tools = tools
     elif tools is not None:  # the known text was not the value of the request's own "tools"
-        request = _validated(body)
+        request = validated(ChatRequest, body)
     if request.tools is True:
         raise RequestError("tools: Input should be a valid list (got True)", "tools")
     if memo is not None and tools is None and request.tools:
         memo.learn(body, request.tools)
-    _check(request)
-    return request
+    return checked(request)
 
 
-def _validated(body: bytes) -> ChatRequest:
-    try:
-        return ChatRequest.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise RequestError(f"the body is not JSON: {first['msg']}") from error
-        path = _path(first["loc"])
-        shown = "" if first["type"] == "missing" else f" (got {str(first.get('input'))[:60]!r})"
-        raise RequestError(f"{path or 'body'}: {first['msg']}{shown}", path or None) from error
+def checked(request: ChatRequest) -> ChatRequest:
+    """``request``, once what one field alone cannot say is known to be right.
 
-
-def _check(request: ChatRequest) -> None:
-    """What one field alone cannot say."""
-    _refuse_extras(request.model_extra, _NEUTRAL, list(ChatRequest.model_fields))
+    Raises:
+        RequestError: it is not; ``param`` names the field.
+    """
+    refuse_extras(request.model_extra, _NEUTRAL, list(ChatRequest.model_fields))
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options is only allowed when stream is true", "stream_options")
     if request.choice in ("auto", "required", "named") and request.tool_choice is not None and not request.tools:
         raise RequestError("tool_choice is only allowed with tools", "tool_choice")
+    if request.top_logprobs and not request.logprobs:
+        raise RequestError("top_logprobs is only allowed when logprobs is true", "top_logprobs")
     wanted = request.response_format
     if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
         raise RequestError("response_format of type json_schema needs json_schema", "response_format.json_schema")
+    return request
 
 
 def to_messages(request: ChatRequest) -> list[Message]:
@@ -267,7 +246,7 @@ def _to_message(message: _MessageIn, index: int) -> Message:
     extras = message.model_extra
     if extras:
         neutral = _ECHOED | ({"name": (extras.get("name"),)} if message.role in ("tool", "user") else {})
-        _refuse_extras(extras, neutral, ("role", "content", "tool_calls", "tool_call_id"), where)
+        refuse_extras(extras, neutral, ("role", "content", "tool_calls", "tool_call_id"), where)
     calls = [_to_call(c, f"{where}tool_calls[{i}]") for i, c in enumerate(message.tool_calls or [])]
     if calls and message.role != "assistant":
         raise RequestError(

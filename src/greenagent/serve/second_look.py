@@ -38,11 +38,12 @@ class SecondLook:
         self._facts = facts
         self._picked: dict[str, ChatRequest] = {}
         self._at_work: Generation | None = None
+        self.on_spent: Callable[[Energy], None] | None = None
         shadows.on_alarm = self._record_alarm
 
     def begins(self, request_id: str, body: ChatRequest) -> None:
         """A request begins; some are picked. Drawn answers are not: two draws of one model differ too."""
-        if not body.temperature and self.shadows.picks():
+        if not body.heat and self.shadows.picks():
             self._picked[request_id] = body
 
     def ended(self, generation: Generation) -> None:
@@ -50,7 +51,7 @@ class SecondLook:
         body = self._picked.pop(generation.id, None)
         if body is None or generation.outcome != "ok":
             return
-        if generation.held is None:
+        if generation.choices[0].held is None:
             self.shadows.same()
         else:
             self.shadows.shadowed(partial(self._same, generation, body))
@@ -69,15 +70,17 @@ class SecondLook:
         outcome: Outcome = "error"
         try:
             turn = self._turn(body, account.request_id)
-            look = self._at_work = Generation([turn], account, clock=self._clock, started_at=now, started_s=now_s)
-            deltas = [delta async for delta in look.deltas()]
-            same, outcome = same_answer(deltas, answered.held or []), "ok"
+            look = self._at_work = Generation([[turn]], account, clock=self._clock, started_at=now, started_s=now_s)
+            await look.collect()
+            same, outcome = same_answer(look.choices[0].said, answered.choices[0].held or []), "ok"
         finally:
             self._at_work = None
             if look is None:
                 account.drop()
             else:
                 await look.settle(outcome, self._log, partial(self._describe, answered.id, same))
+                if self.on_spent is not None:
+                    self.on_spent(look.energy)
         return same
 
     def _describe(self, shadowed: str, same: bool, look: Generation, outcome: Outcome, energy: Energy) -> Activity:

@@ -29,11 +29,13 @@ from greenagent.core.heap import settle_heap
 from greenagent.core.records import Activity
 from greenagent.ledger import open_ledger
 from greenagent.serve.accounts import Accounts
+from greenagent.serve.api.app import build_app
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.config import ServeConfig
-from greenagent.serve.gateway import Gateway, GatewaySettings, build_app
+from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.guards import Guards, check_open_to
 from greenagent.serve.keys import ApiKeys
+from greenagent.serve.replicas.start import replica_configs
 from greenagent.serve.start import read_cascade, shadows_of, started, tiers_to_serve
 from greenagent.serve.tiers import Tier
 
@@ -215,7 +217,7 @@ async def serve(
                 model=name,
                 top=top.name,
                 interface=top.interface,
-                max_batch=top.config.max_batch,
+                max_batch=sum(config.max_batch for config in replica_configs(top.config)),
                 max_queue=options.max_queue,
                 keys=guards.ring,
                 host=socket.gethostname(),

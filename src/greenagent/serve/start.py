@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from greenagent.core.cascade import Cascade
-from greenagent.core.clock import Clock
+from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import InputError
 from greenagent.core.interface import Interface
-from greenagent.core.records import ModelCard
-from greenagent.engines.models import resolve_model
+from greenagent.engines.models import ModelRef, resolve_model
+from greenagent.serve.accounts import Accounts
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig, TierConfig
-from greenagent.serve.metered import MeteredClient, open_metered
-from greenagent.serve.remote.client import RemoteOptions, is_remote
+from greenagent.serve.metered import open_accounts, open_metered
+from greenagent.serve.remote.client import is_remote
+from greenagent.serve.replicas.start import check_replicas, open_pool, replica_configs
+from greenagent.serve.tiers import Serves
 
 __all__ = ["NamedTier", "named_tiers", "read_cascade", "shadows_of", "started", "tiers_to_serve"]
 
@@ -40,20 +42,20 @@ def named_tiers(options: ServeConfig) -> list[NamedTier]:
     """
     found: list[NamedTier] = []
     for tier in options.tiers:
-        if is_remote(tier.model):
-            RemoteOptions.read(tier.model, tier.options)
-        reference = resolve_model(tier.model) if tier.engine != "stub" and not is_remote(tier.model) else None
-        card = reference.card if reference is not None else None
+        far = is_remote(replica_configs(tier)[0].model)
+        reference = resolve_model(tier.model) if tier.engine != "stub" and not far else None
         name = tier.name or (reference.name if reference is not None else str(tier.options.get("model", tier.model)))
         if name in [other.name for other in found]:
             raise InputError(f"two tiers are called {name!r}: give one of them another name")
-        found.append(_named(name, card, tier))
+        check_replicas(name, tier)
+        found.append(_named(name, reference, tier))
     return found
 
 
-def _named(name: str, card: ModelCard | None, tier: TierConfig) -> NamedTier:
+def _named(name: str, reference: ModelRef | None, tier: TierConfig) -> NamedTier:
+    card = reference.card if reference is not None else None
     if card is None:
-        return NamedTier(name, Interface(), tier, tier.threshold)
+        return NamedTier(name, reference.interface if reference is not None else Interface(), tier, tier.threshold)
     sha256 = next((file.sha256 for file in card.files if file.path == card.served_file), None)
     trained_on = tuple(card.recipe.get("train_on", ["train"])) if card.recipe else ()
     return NamedTier(name, card.interface, tier, tier.threshold, sha256, trained_on)
@@ -104,24 +106,32 @@ async def started(
     zone: str | None = None,
     on_progress: Callable[[str], None] | None = None,
     clock: Clock | None = None,
-) -> AsyncIterator[list[MeteredClient]]:
+) -> AsyncIterator[list[Serves]]:
     """The tiers' engines, all on one meter, until the block ends."""
     async with contextlib.AsyncExitStack() as stack:
-        opened: list[MeteredClient] = []
+        accounts = open_accounts(zone, clock)
+        stack.callback(accounts.close)
+        opened: list[Serves] = []
         for tier in tiers:
-            config = tier.config
-            engine = await open_metered(
-                config.model,
-                engine=config.engine,
-                device=config.device,
-                threads=config.threads,
-                max_batch=config.max_batch,
-                options=config.options,
-                zone=zone,
-                on_progress=on_progress,
-                clock=clock,
-                accounts=opened[0].accounts if opened else None,
-                name=tier.name,
-            )
+            engine = await _opened(tier.name, tier.config, accounts, clock or SystemClock(), on_progress)
             opened.append(await stack.enter_async_context(contextlib.aclosing(engine)))
         yield opened
+
+
+async def _opened(
+    name: str, config: TierConfig, accounts: Accounts, clock: Clock, on_progress: Callable[[str], None] | None
+) -> Serves:
+    if config.replicas:
+        return await open_pool(name, config, accounts, clock, on_progress)
+    return await open_metered(
+        config.model,
+        engine=config.engine,
+        device=config.device,
+        threads=config.threads,
+        max_batch=config.max_batch,
+        options=config.options,
+        on_progress=on_progress,
+        clock=clock,
+        accounts=accounts,
+        name=name,
+    )

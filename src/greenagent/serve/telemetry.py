@@ -1,19 +1,23 @@
 """Prometheus metrics: vLLM's names where the meaning is the same, and joules beside them.
 
 `energy_joules_total` has the boundaries ``engine`` and ``overhead`` (their sum is the requests' energy); with
-`idle_energy_joules_total` they add up to `meter_energy_joules_total`, apart from requests in flight. Figures that are not known
-are not exported.
+`idle_energy_joules_total` and `shadow_energy_joules_total` they add up to `meter_energy_joules_total`, apart from requests in
+flight and from what other servers used. Figures that are not known are not exported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from greenagent.core.records import Energy
+from greenagent.serve.accounts import TokenCosts
 from greenagent.serve.cascade.shadow import Shadows
+from greenagent.serve.replicas.pool import Pool
+from greenagent.serve.replicas.replica import Replica
 
 __all__ = ["Telemetry"]
 
@@ -56,7 +60,15 @@ class Telemetry:
         self._idle = counter("idle_energy_joules", "Joules that no request used.", "provenance")
         self._meter = counter("meter_energy_joules", "Everything the meter counted.", "provenance")
         self._carbon = counter("carbon_grams", "Grams of CO2 equivalent of requests.", "zone", "provenance")
+        self._shadow = counter("shadow_energy_joules", "Joules of asking the top tier too, to watch a cascade.", "provenance")
+        self._answers = counter("answers", "Requests answered, by tier.", "tier")
+        costs = {"prompt": "one more prompt token", "generated": "one more generated token", "step": "a step, whatever it holds"}
+        self._costs = {
+            kind: Gauge(f"{_PREFIX}joules_per_{name}", f"Fitted joules of {text}.", ["model_name", "engine"], registry=registry)
+            for (kind, text), name in zip(costs.items(), ("prompt_token", "generated_token", "step"), strict=True)
+        }
         self._model = model
+        self._replicas: dict[str, Gauge] = {}
 
     def watches(self, shadows: Shadows) -> None:
         """Adds what shadowing has seen of a cascade."""
@@ -69,6 +81,19 @@ class Telemetry:
         for name, (text, value) in found.items():
             gauge = Gauge(_PREFIX + name, text, ["model_name"], registry=self._registry)
             gauge.labels(self._model).set_function(value)
+
+    def shows(self, pool: Pool) -> None:
+        """Adds a tier's replicas."""
+        found: dict[str, tuple[str, Callable[[Replica], float]]] = {
+            "replica_requests_running": ("Requests in flight on a replica.", lambda replica: replica.in_flight),
+            "replica_awake": ("1 while its engine is loaded.", lambda replica: float(replica.awake)),
+            "replica_wakes": ("How often its engine was loaded.", lambda replica: replica.wakes),
+        }
+        for name, (text, value) in found.items():
+            if name not in self._replicas:
+                self._replicas[name] = Gauge(_PREFIX + name, text, ["model_name", "replica"], registry=self._registry)
+            for replica in pool.replicas:
+                self._replicas[name].labels(self._model, replica.name).set_function(partial(value, replica))
 
     def refused(self) -> None:
         """Counts a request that was turned away: a bad one, a wrong key, a full queue."""
@@ -83,9 +108,12 @@ class Telemetry:
         generated_tokens: int | None,
         latency_s: float,
         first_token_s: float | None,
+        tier: str,
     ) -> None:
         """Counts a request that ended; times are seconds since it arrived."""
         self._requests.labels(self._model, outcome).inc()
+        if outcome == "ok":
+            self._answers.labels(self._model, tier).inc()
         self._latency.observe(latency_s)
         self._prompt.inc(prompt_tokens or 0)
         self._generated.inc(generated_tokens or 0)
@@ -99,6 +127,17 @@ class Telemetry:
                 self._energy.labels(self._model, boundary, kind).inc(max(0.0, joules))
         if energy.carbon_g is not None and energy.carbon_provenance is not None:
             self._carbon.labels(self._model, energy.zone or "", energy.carbon_provenance.kind).inc(max(0.0, energy.carbon_g))
+
+    def shadowed(self, energy: Energy) -> None:
+        """Counts the joules of asking the top tier too."""
+        if energy.energy_j is not None and energy.provenance is not None:
+            self._shadow.labels(self._model, energy.provenance.kind).inc(max(0.0, energy.energy_j))
+
+    def costs(self, engine: str, costs: TokenCosts) -> None:
+        """What is fitted of an engine's joules."""
+        for kind, joules in (("prompt", costs.prompt), ("generated", costs.generated), ("step", costs.step)):
+            if joules is not None:
+                self._costs[kind].labels(self._model, engine).set(joules)
 
     def render(self, idle_j: float, meter_j: float, provenance: str) -> bytes:
         """The text that Prometheus reads, with the idle and total joules as they are now."""

@@ -5,22 +5,45 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from greenagent.core.errors import GreenagentError
 from greenagent.core.interface import Interface
-from greenagent.serve.accounts import Runs
+from greenagent.serve.accounts import Accounts, Asked
 from greenagent.serve.dialect import Dialect, Plan, dialect_for
-from greenagent.serve.metered import MeteredClient
 from greenagent.serve.problems import ApiError
 from greenagent.serve.remote.dialect import RemoteDialect
 from greenagent.serve.request import ChatRequest, Quality
 
-__all__ = ["PassedOn", "Tier", "Try", "confidence", "dialect_of", "tries_below"]
+__all__ = ["PassedOn", "Serves", "Tier", "Try", "confidence", "dialect_of", "tries_below"]
 
 Why = Literal["unsure", "invalid", "unfit", "failed", "away", "unlikely", "asked", "alarm"]
 """Why a tier did not answer: not sure enough, an answer that is none of those allowed, not made for such requests, an error,
 its engine is not running, not worth asking, the top tier was asked for, or the cascade no longer keeps its promise."""
+
+
+class Serves(Asked, Protocol):
+    """What answers for a tier: one engine, or a pool of replicas."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def accounts(self) -> Accounts: ...
+
+    @property
+    def remote(self) -> bool: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def restarting(self) -> bool: ...
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
+
+    async def aclose(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +51,7 @@ class Tier:
     """A tier below the top one: its answer is given when its confidence is at least ``threshold`` (`confidence`, 0 to 1)."""
 
     name: str
-    engine: MeteredClient
+    engine: Serves
     interface: Interface
     threshold: float
     dialect: Dialect = field(init=False)
@@ -55,7 +78,7 @@ class Try:
 
     tier: str
     plan: Plan
-    engine: Runs
+    engine: Asked
     threshold: float | None = None
 
 
@@ -76,7 +99,7 @@ class PassedOn:
         return found
 
 
-def dialect_of(engine: MeteredClient, interface: Interface) -> Dialect:
+def dialect_of(engine: Serves, interface: Interface) -> Dialect:
     """How requests are put to an engine."""
     return RemoteDialect() if engine.remote else dialect_for(interface)
 

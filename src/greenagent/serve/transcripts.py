@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from concurrent.futures import Future
-
-from pydantic import BaseModel
+from typing import Any
 
 from greenagent.core.errors import GreenagentError
 from greenagent.ledger import Content, Contents
@@ -29,17 +28,17 @@ class Transcripts:
         self._days = days
         self._asked: dict[str, str] = {}
 
-    def begins(self, generation: Generation, body: BaseModel) -> None:
-        """A request begins to be answered."""
-        self._asked[generation.id] = body.model_dump_json(exclude_none=True)
-        generation.said = []
+    def begins(self, generation: Generation, body: bytes) -> None:
+        """A request begins to be answered; ``body`` is as its client sent it."""
+        self._asked[generation.id] = body.decode("utf-8", "replace")
+        generation.keep = True
 
     def ended(self, generation: Generation) -> None:
         """It is over, however it ended."""
         asked = self._asked.pop(generation.id, None)
         if asked is None:
             return
-        content = Content(generation.id, generation.admitted.key_id, asked, _answer(generation.said or []))
+        content = Content(generation.id, generation.admitted.key_id, asked, _answers(generation))
         try:
             self._contents.store(content, self._days).add_done_callback(_complain)
         except GreenagentError as error:
@@ -51,7 +50,10 @@ def _complain(done: Future[None]) -> None:
         _log.error("the contents of a request were not kept: %s", done.exception())
 
 
-def _answer(said: list[Delta]) -> str:
+def _answers(generation: Generation) -> str:
+    return json.dumps([_answer(choice.said) for choice in generation.choices], ensure_ascii=False)
+
+
+def _answer(said: list[Delta]) -> dict[str, Any]:
     calls = [{"name": part.name, "arguments": part.arguments} for part in said if isinstance(part, CallDelta)]
-    text = "".join(part for part in said if isinstance(part, str))
-    return json.dumps({"content": text, "tool_calls": calls}, ensure_ascii=False)
+    return {"content": "".join(part for part in said if isinstance(part, str)), "tool_calls": calls}

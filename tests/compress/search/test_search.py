@@ -212,6 +212,25 @@ def test_an_encoder_without_a_head_can_be_searched(bert_dir: Path, task_dir: Pat
     assert {point.chosen["neurons"] for point in front.points} == {32, 64}
 
 
+def test_more_quality_than_there_is_costs_no_trial(bert_dir: Path, task_dir: Path, tmp_path: Path) -> None:
+    teacher = {"fine_tune": {**LEARN, "epochs": 1, "save_as": "teacher"}}
+    recipe = recipe_for(bert_dir, task_dir, [teacher, {"prune": {"ffn": {"choose": "neurons"}}}], search={"neurons": [32, 64]})
+    said: list[str] = []
+    with pytest.raises(QualityError, match=r"quality>=100\*teacher is an accuracy of \d+\.\d{4}, which no model can have"):
+        search(
+            Recipe.model_validate(recipe),
+            tmp_path / "out",
+            limits=[parse_limit("quality>=100*teacher")],
+            minimise="parameters",
+            trials=2,
+            progress=quiet,
+            say=said.append,
+            gains=False,
+        )
+    assert not any(line.startswith("trial") for line in said)
+    assert work_directory(tmp_path / "out").exists()  # for --resume
+
+
 def test_what_cannot_be_searched_is_said_before_anything_runs(tiny_dir: Path, task_dir: Path, tmp_path: Path) -> None:
     def go(steps: list[Any], *targets: str, **more: Any) -> None:
         recipe = Recipe.model_validate(recipe_for(tiny_dir, task_dir, steps, **more))

@@ -48,6 +48,7 @@ def test_what_is_not_known_meets_no_limit() -> None:
         ("quality>=0.9*student", "write it like"),
         ("quality", "write it like"),
         ("quality>=0.9-", "not a number"),
+        ("quality>=1e400*teacher", "more than any figure"),
         ("slice_loss<=0.5*teacher", "against the teacher already: write slice_loss<=0.5"),
     ],
 )

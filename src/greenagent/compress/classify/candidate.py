@@ -37,6 +37,19 @@ class Classifier(Candidate):
         """How many tokens ``text`` has."""
 
     @property
+    def most_tokens(self) -> int | None:
+        """The tokens of the longest text that it reads; ``None``: it reads any."""
+        return None
+
+    def reads(self, text: str) -> bool:
+        """Whether ``text`` is short enough for it."""
+        return self.most_tokens is None or self.length(text) <= self.most_tokens
+
+    def readable(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows whose texts it `reads`."""
+        return [row for row in rows if self.reads(row["text"])]
+
+    @property
     @abstractmethod
     def temperature(self) -> float:
         """What the logits are divided by for calibrated probabilities."""
@@ -76,6 +89,10 @@ class Classifier(Candidate):
         """Calibrated log-probabilities, float32 (prompts, choices), as the engine finds them with ``directory``'s files."""
 
     def agreement(self, directory: Path, prompts: list[str], interface: Interface) -> dict[str, Any]:
+        """On the prompts that it reads; the engine refuses others."""
+        prompts = [prompt for prompt in prompts if self.reads(prompt)]
+        if not prompts:
+            return {"prompts": 0, "same": 0, "explanation": "Not compared: no prompt is short enough for the model."}
         served = torch.from_numpy(self.served_log_probs(directory, prompts))
         ours = (self.score(prompts) / self.temperature).log_softmax(-1)
         same = int((served.argmax(-1) == ours.argmax(-1)).sum())
@@ -84,9 +101,11 @@ class Classifier(Candidate):
         return {"prompts": len(prompts), "same": same, "largest_difference": gap, "explanation": said}
 
     def answers_exactly(self, examples: Sequence[Example], interface: Interface) -> list[bool]:
+        """What it cannot read it answers wrongly, as the engine does."""
         rows = rows_of(examples, interface)
-        best = self.score([row["text"] for row in rows]).argmax(-1).tolist()
-        return [choice == row["label"] for choice, row in zip(best, rows, strict=True)]
+        read = self.readable(rows)
+        best = iter(self.score([row["text"] for row in read]).argmax(-1).tolist() if read else [])
+        return [self.reads(row["text"]) and next(best) == row["label"] for row in rows]
 
 
 def rows_of(examples: Iterable[Example], interface: Interface) -> list[Row]:

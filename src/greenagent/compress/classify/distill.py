@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,13 +13,13 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from greenagent.compress.candidate import Candidate, Family
-from greenagent.compress.classify.candidate import Classifier, Row, rows_of
+from greenagent.compress.classify.candidate import Classifier, Row
 from greenagent.compress.classify.edits import edited, neighbours
-from greenagent.compress.classify.learn import learn
+from greenagent.compress.classify.learn import learn, rows_to_learn
 from greenagent.compress.classify.soft import remembered
 from greenagent.compress.classify.static import word_vectors
 from greenagent.compress.distill.losses import Weighing, combined, divergence
-from greenagent.compress.load import load_candidate
+from greenagent.compress.load import load_candidate, reader
 from greenagent.compress.run import Run, StepOptions, require_teacher
 from greenagent.compress.training.train import Batch, TrainOptions
 from greenagent.engines.models import encoder_directory
@@ -69,9 +70,8 @@ class DistillLabels(TrainOptions):
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Asks the teachers once, then trains."""
         assert isinstance(candidate, Classifier)
-        rows = rows_of(self.examples(run), run.interface)
-        rows += [{"text": text} for text in self._edited(rows, run)]
         teachers = [run.teacher(name) for name in self.teachers]
+        rows = self._rows(candidate, teachers, run)
         texts = [row["text"] for row in rows]
         said = remembered(
             [(partial(load_candidate, str(path)), run.speaks(name)) for name, path in zip(self.teachers, teachers, strict=True)],
@@ -91,6 +91,13 @@ class DistillLabels(TrainOptions):
             return {**candidate.collate(chosen), "said": said[[row["number"] for row in chosen]]}
 
         return learn(candidate, rows, self, run, title="distill_labels", loss=self._loss, collator=collate)
+
+    def _rows(self, candidate: Classifier, teachers: Sequence[Path], run: Run) -> list[Row]:
+        """The examples, and without labels the edited texts, that the student and all teachers read."""
+        reads = [reader(str(path)) for path in teachers]
+        rows = rows_to_learn(candidate, self.examples(run), run, reads)
+        reads += [candidate.reads, lambda text: len(text) <= self.max_tokens or candidate.length(text) <= self.max_tokens]
+        return rows + [{"text": text} for text in self._edited(rows, run) if all(one(text) for one in reads)]
 
     def _edited(self, rows: Sequence[Row], run: Run) -> list[str]:
         if not self.edited:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
 
 from greenagent.compress.classify.candidate import Classifier, Row, rows_of
+from greenagent.compress.classify.temperature import calibration_error, fitted_temperature
 from greenagent.compress.run import Run
 from greenagent.compress.training.train import Batch, TrainOptions, train
 from greenagent.core.errors import TaskError
+from greenagent.tasks import Example
 
-__all__ = ["Loss", "calibrate", "calibration_error", "fitted_temperature", "learn", "lengths_of"]
+__all__ = ["Loss", "calibrate", "learn", "lengths_of", "rows_to_learn"]
 
-_BINS = 15
+_BEGINS = 40  # letters of an example, to tell which it is
+
+
+Reads = Callable[[str], bool]
+"""Whether a text is short enough."""
 
 
 class Loss(Protocol):
@@ -56,17 +62,35 @@ def learn(
     return changed
 
 
+def rows_to_learn(candidate: Classifier, examples: Iterable[Example], run: Run, teachers: Sequence[Reads] = ()) -> list[Row]:
+    """`rows_of` the ``examples`` that ``candidate`` and all ``teachers`` read; how many others there are is said and noted.
+
+    Raises `TaskError` when there are only others.
+    """
+    rows = rows_of(examples, run.interface)
+    readable = [row for row in candidate.readable(rows) if all(reads(row["text"]) for reads in teachers)]
+    if not readable:
+        raise TaskError(f"none of {len(rows)} examples is short enough for the model{' and its teacher' if teachers else ''}")
+    if len(readable) < len(rows):
+        run.notes.update(too_long=len(rows) - len(readable))
+        run.say(f"warning: {len(rows) - len(readable)} of {len(rows)} examples are longer than the model can read, and left out")
+    return readable
+
+
 def lengths_of(candidate: Classifier, rows: Sequence[Row], max_tokens: int) -> list[int]:
     """The tokens of each of ``rows``. Raises `TaskError` when one has more than ``max_tokens``: texts are never cut."""
     lengths = [candidate.length(row["text"]) for row in rows]
     if max(lengths) > max_tokens:
-        raise TaskError(f"an example has {max(lengths)} tokens; raise max_tokens (now {max_tokens})")
+        begins = rows[lengths.index(max(lengths))]["text"][:_BEGINS].strip()
+        raise TaskError(f"the example that begins {begins!r} has {max(lengths)} tokens; raise max_tokens (now {max_tokens})")
     return lengths
 
 
 def calibrate(candidate: Classifier, run: Run) -> dict[str, Any]:
     """Fits the temperature of ``candidate`` on the select split; notes for the card."""
-    rows = rows_of(run.select, run.interface)
+    rows = candidate.readable(rows_of(run.select, run.interface))
+    if not rows:
+        raise TaskError(f"no select example is short enough: the model reads {candidate.most_tokens} tokens at most")
     logits = candidate.score([row["text"] for row in rows])
     labels = torch.tensor([row["label"] for row in rows])
     candidate.temperature = fitted_temperature(logits, labels)
@@ -75,19 +99,3 @@ def calibrate(candidate: Classifier, run: Run) -> dict[str, Any]:
         "calibration_error_before": round(calibration_error(logits, labels), 4),
         "calibration_error": round(calibration_error(logits / candidate.temperature, labels), 4),
     }
-
-
-def fitted_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """What logits must be divided by so that the labels are likeliest (Guo et al. 2017); found by a search over a line."""
-    grid = torch.logspace(-1.5, 1.5, 301)
-    losses = [float(functional.cross_entropy(logits / t, labels)) for t in grid]
-    return float(grid[losses.index(min(losses))])
-
-
-def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The expected calibration error: |accuracy - confidence|, averaged over 15 bins of confidence by their examples."""
-    confidence, choice = logits.softmax(-1).max(-1)
-    right = (choice == labels).float()
-    bins = (confidence * _BINS).long().clamp_max(_BINS - 1)
-    gaps = [(right[bins == b].sum() - confidence[bins == b].sum()).abs() for b in range(_BINS)]
-    return float(torch.stack(gaps).sum() / len(labels))

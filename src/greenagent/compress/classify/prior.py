@@ -34,7 +34,7 @@ class Calibrate(StepOptions):
         if all(example.expected for example in examples):
             raise RecipeError("calibrate: the model has seen no request that no tool fits: add such examples (train_on)")
         run.notes.update(calibrate(candidate, run))
-        texts = [example.prompt(run.interface) for example in examples]
+        texts = [text for example in examples if candidate.reads(text := example.prompt(run.interface))]
         seen = float((candidate.score(texts) / candidate.temperature).softmax(-1)[:, -1].mean())
         moved = _log_odds(self.outside) - _log_odds(seen)
         candidate.favour(len(run.interface.choices) - 1, moved * candidate.temperature)

@@ -73,10 +73,13 @@ def check_agreement(
 
 
 def _load(directory: Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The directory's model in float32 and its tokenizer."""
+    """The directory's model in float32 and its tokenizer; its sizes always by ``config.json``.
+
+    Of what a GGUF file says, `transformers` leaves the width of Qwen's heads out, which pruning makes no fixed share of others.
+    """
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils.logging import disable_progress_bar
 
         from greenagent.compress.quiet import no_bars
@@ -84,7 +87,8 @@ def _load(directory: Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedT
         raise MissingExtraError(error.name or "transformers", "compress", "comparing an engine with transformers") from error
     disable_progress_bar()  # the caller's is the one progress line
     with no_bars():
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **options).eval()
+        config = AutoConfig.from_pretrained(directory)
+        model = AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=torch.float32, **options).eval()
     if (directory / "generation_config.json").is_file():  # a GGUF file says nothing of further end tokens
         model.generation_config = GenerationConfig.from_pretrained(directory)
     return model, AutoTokenizer.from_pretrained(directory)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from greenagent.compress.candidate import Candidate
-from greenagent.compress.classify.candidate import rows_of
+from greenagent.compress.classify.candidate import Row, rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
 from greenagent.compress.prune.calibrate import Importance, calibrate
 from greenagent.compress.prune.depth import layers_by_loss
@@ -64,12 +64,15 @@ class EncoderAnatomy:
         self._run = run
 
     def importance(self, examples: Sequence[Example]) -> Importance:
-        return encoder_importance(self._candidate, rows_of(examples, self._run.interface))
+        return encoder_importance(self._candidate, self._rows(examples))
 
     def layers_by_loss(self, examples: Sequence[Example], depth: int, progress: Callable[[int, int], None]) -> list[int]:
-        return encoder_layers_by_loss(self._candidate, rows_of(examples, self._run.interface), depth, progress)
+        return encoder_layers_by_loss(self._candidate, self._rows(examples), depth, progress)
 
     def reshaped(self, kept: Kept, examples: Sequence[Example]) -> Any:
         heads_change = kept.groups is not None or kept.hidden is not None
-        dimensions = head_dimensions(self._candidate, rows_of(examples, self._run.interface)) if heads_change else None
+        dimensions = head_dimensions(self._candidate, self._rows(examples)) if heads_change else None
         return reshape_encoder(self._candidate.model, kept, dimensions)
+
+    def _rows(self, examples: Sequence[Example]) -> list[Row]:
+        return self._candidate.readable(rows_of(examples, self._run.interface))

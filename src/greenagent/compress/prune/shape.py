@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Kept", "choose_layers", "head_dim", "reshape"]
+from greenagent.compress.candidate import head_dim
+
+__all__ = ["Kept", "choose_layers", "reshape"]
 
 _AXES: dict[str, tuple[str | None, ...]] = {
     "q_proj": ("query", "hidden"),
@@ -51,11 +53,6 @@ def choose_layers(block_influence: Sequence[float], depth: int) -> list[int]:
     """The ``depth`` layers of highest block influence, in their order."""
     ranked = sorted(range(len(block_influence)), key=lambda i: -block_influence[i])
     return sorted(ranked[:depth])
-
-
-def head_dim(config: Any) -> int:
-    """Dimensions per attention head."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def reshape(model: Any, kept: Kept) -> Any:

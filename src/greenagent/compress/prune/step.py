@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -144,11 +145,24 @@ class Prune(StepOptions):
                 "prune: this model is sparse: prune its widths before sparsify (depth and vocabulary can follow it)"
             )
         hidden, groups = self.hidden or shape.hidden, self.groups or shape.groups
-        if shape.family == "encoder" and hidden % groups:
-            raise RecipeError(f"prune: an encoder's heads share its hidden state: {hidden} cannot be cut into {groups} heads")
+        self._require_whole_heads(shape, groups, hidden)
         depth = len(self.layers or []) or self.depth or shape.depth
         end = replace(shape, depth=depth, ffn=self.ffn or shape.ffn, groups=groups, hidden=hidden)
         return toward(shape, end, self.rounds_left, _BLOCK)
+
+    def _require_whole_heads(self, shape: Shape, groups: int, hidden: int) -> None:
+        """Raises `RecipeError` for heads that `transformers` or the quantized formats would not take."""
+        heads, width = groups * shape.group_heads, groups * shape.group_width
+        if not shape.can_be_cut(groups, hidden):
+            raise RecipeError(
+                f"prune: heads share the hidden state, and {hidden} cannot be cut into {heads} heads ({groups} groups): keep "
+                f"fewer groups, or a multiple of {math.lcm(heads, _BLOCK)} hidden dimensions"
+            )
+        if not shape.fills_blocks(groups, _BLOCK):
+            raise RecipeError(
+                f"prune: the heads of {groups} groups hand on {width} numbers, no multiple of {_BLOCK}, the block of the "
+                f"quantized formats: keep a multiple of {_BLOCK // math.gcd(shape.group_width, _BLOCK)} groups"
+            )
 
 
 def _texts(candidate: Candidate, run: Run) -> Iterable[str]:

@@ -16,10 +16,10 @@ import torch
 from greenagent.compress.classify.candidate import Row
 from greenagent.compress.classify.encoder.candidate import Encoder
 from greenagent.compress.classify.encoder.export import converted
-from greenagent.compress.export.telemetry import without_telemetry
 from greenagent.core.errors import MissingExtraError, QualityError
 from greenagent.engines.encoder.torch import dynamic_int8
 from greenagent.engines.signal_stack import kept_signal_stack
+from greenagent.engines.telemetry import without_telemetry
 
 __all__ = ["export_dynamic_int8", "export_int8"]
 

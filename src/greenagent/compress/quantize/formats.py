@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["EncoderFormat", "GpuFormat", "Quant", "stored_as"]
+__all__ = ["EncoderFormat", "Format", "GpuFormat", "Quant", "stored_as"]
 
 Quant = Literal["F16", "Q8_0", "Q4_0", "Q4_1"]
 """Of a GGUF file."""
@@ -14,6 +14,9 @@ GpuFormat = Literal["fp8", "w4a16"]
 
 EncoderFormat = Literal["fp32", "fp16", "int8", "dynamic_int8"]
 """Of an encoder: OpenVINO graphs, and torch's dynamically quantized linear layers."""
+
+Format = Literal[Quant, GpuFormat, EncoderFormat]
+"""Any of them."""
 
 
 def stored_as(quant: Quant, *, embedding: bool) -> Quant:

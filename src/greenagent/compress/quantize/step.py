@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -13,13 +13,13 @@ from pydantic import Field, model_validator
 from greenagent.compress.candidate import Candidate, Family, Shape, bytes_of, zipped_bytes
 from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
-from greenagent.compress.classify.encoder.export import export_ir
+from greenagent.compress.classify.encoder.early import EarlyExit
 from greenagent.compress.export.checkpoint import awkward_widths, export_checkpoint, four_bit_grid
 from greenagent.compress.export.gguf import export_gguf
 from greenagent.compress.quantize.blocks import read_back
 from greenagent.compress.quantize.codes import GRIDS, Codes
 from greenagent.compress.quantize.encoder import export_dynamic_int8, export_int8
-from greenagent.compress.quantize.formats import EncoderFormat, GpuFormat, Quant, stored_as
+from greenagent.compress.quantize.formats import EncoderFormat, Format, GpuFormat, Quant, stored_as
 from greenagent.compress.quantize.layers import Target, quantize_layers
 from greenagent.compress.run import Run, StepOptions
 from greenagent.compress.training.examples import NO_LIMIT, encode
@@ -43,7 +43,7 @@ class Quantize(StepOptions):
 
     families: ClassVar[tuple[Family, ...]] = ("language", "encoder")
 
-    format: Quant | GpuFormat | EncoderFormat = Field(default="Q8_0", description="how the weights are written")
+    format: Format = Field(default="Q8_0", description="how the weights are written")
     method: Literal["round", "gptq"] = Field(
         default="round",
         description="round to the nearest, or let later columns make up for the errors of earlier ones, on calibration examples",
@@ -89,14 +89,19 @@ class Quantize(StepOptions):
             raise RecipeError("quantize: Q4_1 has no zero, and this model is sparse: take Q8_0 or Q4_0")
         return shape
 
+    def check(self, earlier: Sequence[StepOptions]) -> None:
+        super().check(earlier)
+        if "int8" in self.format and any(isinstance(step, EarlyExit) for step in earlier):
+            raise RecipeError(f"quantize: an encoder with early exits is written in fp16 or fp32, not in {self.format}")
+
     def _encoder(self, candidate: Encoder, run: Run) -> Candidate:
         """Writes ``model-FORMAT.xml`` with its weights, or ``model-dynamic_int8.pt``."""
         path = run.step_dir / f"model-{self.format}.{'pt' if self.format == 'dynamic_int8' else 'xml'}"
         if self.format == "dynamic_int8":
             export_dynamic_int8(candidate, path)
         elif self.format == "int8":
-            calibration = rows_of(run.calibration(self.calibration_examples), run.interface)
-            select = rows_of(list(run.select)[:_SELECT_EXAMPLES], run.interface)
+            calibration = candidate.readable(rows_of(run.calibration(self.calibration_examples), run.interface))
+            select = candidate.readable(rows_of(list(run.select)[:_SELECT_EXAMPLES], run.interface))
             found = export_int8(
                 candidate,
                 path,
@@ -107,7 +112,7 @@ class Quantize(StepOptions):
             )
             run.notes.update(found)
         elif self.format == "fp32" or self.format == "fp16":
-            export_ir(candidate.model, path, self.format)
+            candidate.export_graph(path, self.format)
         return self._written(candidate, path, run)
 
     def _written(self, candidate: Candidate, path: Path, run: Run) -> Candidate:

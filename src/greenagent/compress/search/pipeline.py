@@ -89,6 +89,7 @@ def search(
             require_watched(run.select, recipe.min_slice, run.fit, say)
         bench = Bench(run, task, StepRunner(meter, clock, intensity, gains=gains), meter, clock, intensity, record, spent)
         study = _study(recipe, first, minimise, bench)
+        _require_reachable(limits, study)
         study.go(trials)
         if needs_rounds(minimise, limits):
             study.measure_again(rounds or Rounds())
@@ -170,6 +171,17 @@ def _study(recipe: Recipe, first: int, minimise: str, bench: Bench) -> Study:
     shares = shares_for(_any_choice(recipe), first)
     suggestions = Suggestions(bench.run.work / "study.db", _name(recipe, minimise), recipe.search, recipe.seed)
     return Study(recipe, first, shares, minimise, bench, suggestions, teacher, bench.run.say, teacher_recipe)
+
+
+def _require_reachable(limits: list[Limit], study: Study) -> None:
+    """Raises `QualityError` for more quality than there is, before a trial is spent on it."""
+    teacher = study.figures(study.teacher) if study.teacher else None
+    for limit in limits:
+        bound = limit.value(teacher)
+        if limit.figure == "quality" and bound is not None and bound > 1:
+            raise QualityError(
+                f"{limit} is an accuracy of {bound:.4f}, which no model can have: a lower --target with --resume goes on"
+            )
 
 
 def _beginning(recipe: Recipe, count: int) -> Recipe:

@@ -102,6 +102,8 @@ def parse_limit(text: str) -> Limit:
         bound = float(number)
     except ValueError:
         raise InputError(f"--target {text!r}: {number!r} is not a number") from None
+    if math.isinf(bound):
+        raise InputError(f"--target {text!r}: {number} is more than any figure")
     if figure in _SHARES and bound > 1 and not of_teacher:
         raise InputError(f"--target {text!r}: {figure} is a share between 0 and 1")
     return Limit(figure, bound, of_teacher)

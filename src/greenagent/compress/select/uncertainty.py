@@ -26,11 +26,14 @@ def uncertainties(name: str, teacher: Candidate, prompts: Sequence[str], run: Ru
     """For each of ``prompts``, in nats: of the teacher called ``name``, loaded as ``teacher``.
 
     A classifier's is the entropy of its calibrated choices; a language model's the mean negative log-probability of the tokens
-    of its own greedy answer, given by the engine and kept on disk one by one; not a number for a prompt that the engine refuses
-    (too long).
+    of its own greedy answer, given by the engine and kept on disk one by one; not a number for a prompt that is too long.
     """
     if isinstance(teacher, Classifier):
-        return _entropies(teacher.score(prompts) / teacher.temperature)
+        read = [number for number, prompt in enumerate(prompts) if teacher.reads(prompt)]
+        doubts = np.full(len(prompts), np.nan)
+        if read:
+            doubts[read] = _entropies(teacher.score([prompts[number] for number in read]) / teacher.temperature)
+        return doubts
     return np.array(asyncio.run(_own_doubt(served_teacher(name, run), prompts, run)), dtype=np.float64)
 
 

@@ -22,10 +22,11 @@ Choice = Callable[[torch.Tensor], torch.Tensor]
 
 
 def fewest(share: float) -> Choice:
-    """The lowest ``share`` of every row."""
+    """The lowest ``share`` of every row, but never all of it: a matrix of zeros would hand nothing on, and could not learn."""
 
     def choose(scores: torch.Tensor) -> torch.Tensor:
-        lowest = scores.topk(round(share * scores.shape[1]), largest=False).indices
+        columns = scores.shape[1]
+        lowest = scores.topk(min(round(share * columns), columns - 1), largest=False).indices
         return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, lowest, True)
 
     return choose

@@ -157,7 +157,7 @@ def _twin(model: torch.nn.Module) -> torch.nn.Module:
 
 
 class Rhythm(transformers.TrainerCallback):  # type: ignore[misc]
-    """Reports progress every step, checkpoints every three minutes."""
+    """Reports progress every step, checkpoints every three minutes, and has the last steps' loss logged."""
 
     def __init__(self, run: Run, title: str) -> None:
         self._run = run
@@ -177,6 +177,8 @@ class Rhythm(transformers.TrainerCallback):  # type: ignore[misc]
         due = self._run.spread.first(lambda: time.monotonic() - self._saved_s > _CHECKPOINT_EVERY_S)
         if due and state.global_step < state.max_steps:
             control.should_save = True
+        if state.global_step == state.max_steps:
+            control.should_log = True  # the final loss is that of the last steps, however few there are
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._saved_s = time.monotonic()

@@ -11,7 +11,7 @@ from greenagent.core.errors import ModelError
 from greenagent.engines.models import ModelRef
 from greenagent.engines.tokenization import codec_from_file
 
-__all__ = ["TEMPERATURE", "EncoderNetwork", "Scores"]
+__all__ = ["TEMPERATURE", "EncoderNetwork", "Scores", "padded"]
 
 TEMPERATURE = "calibration_temperature"
 """The key of ``config.json`` that says what logits are divided by."""
@@ -41,14 +41,16 @@ class EncoderNetwork:
 
     def log_probs(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """Calibrated natural-log probabilities, shape (prompts, choices)."""
-        logits = np.asarray(self._scores(*self._padded(prompts)), np.float32) / self._temperature
+        logits = np.asarray(self._scores(*padded(prompts, self._pad_id)), np.float32) / self._temperature
         logits = logits - logits.max(-1, keepdims=True)
         found: np.ndarray = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return found
 
-    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-        lengths = np.array([len(prompt) for prompt in prompts])
-        inside = np.arange(lengths.max()) < lengths[:, None]
-        ids = np.full(inside.shape, self._pad_id, np.int64)
-        ids[inside] = np.concatenate(prompts)
-        return ids, inside.astype(np.int64)
+
+def padded(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and mask, both int64 (prompts, longest)."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    inside = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(inside.shape, pad_id, np.int64)
+    ids[inside] = np.concatenate(prompts)
+    return ids, inside.astype(np.int64)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -12,13 +11,15 @@ from pydantic import BaseModel, ConfigDict
 from greenagent.core.errors import MissingExtraError, ModelError
 from greenagent.engines.base import EngineSettings, parse_options
 from greenagent.engines.classifier import ClassifierEngine
-from greenagent.engines.encoder.network import EncoderNetwork
+from greenagent.engines.encoder.exits import EXITS_FILE, EarlyScores, Part, exits_in, part_files
+from greenagent.engines.encoder.network import TEMPERATURE, EncoderNetwork
 from greenagent.engines.models import ModelRef, resolve_model
 from greenagent.engines.openvino import check_device
 from greenagent.engines.signal_stack import kept_signal_stack
 
-__all__ = ["EncoderOptions", "open_encoder", "openvino_network"]
+__all__ = ["EncoderOptions", "compiled_graph", "open_encoder", "openvino_network"]
 
+_MASK = "attention_mask"
 _TRIED_TEXTS, _TRIED_TOKENS, _TRIES = 8, 16, 5
 
 
@@ -44,21 +45,33 @@ def openvino_network(ref: ModelRef, settings: EngineSettings, options: EncoderOp
     except ImportError as error:
         raise MissingExtraError("openvino", "serve", "the encoder engine") from error
     check_device(openvino, settings.device)
-    try:
-        with kept_signal_stack():
-            compiled, precision = _compiled(openvino, ref.encoder, settings, options.precision if options else "auto")
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ModelError(f"OpenVINO cannot load {ref.encoder}: {lines[-1] if lines else 'no reason given'}") from error
+    exits = exits_in(ref.config(EXITS_FILE))
+    precision: str = options.precision if options else "auto"
+    parts: list[Part] = []
+    for path in part_files(ref.encoder, len(exits)):
+        try:
+            with kept_signal_stack():
+                compiled, precision = compiled_graph(openvino, path, settings, precision)
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise ModelError(f"OpenVINO cannot load {path}: {lines[-1] if lines else 'no reason given'}") from error
+        parts.append(_part(compiled))
+    temperature = float(cast(float, ref.config().get(TEMPERATURE, 1.0)))
+    return EncoderNetwork(ref, EarlyScores(parts, exits, temperature), precision)
 
-    def scores(ids: np.ndarray, mask: np.ndarray) -> Any:
-        return compiled({"input_ids": ids, "attention_mask": mask})[0]
 
-    return EncoderNetwork(ref, scores, precision)
+def _part(compiled: Any) -> Part:
+    """A graph takes the mask, and token ids (the first one) or hidden states."""
+    states_name = next(name for entry in compiled.inputs if (name := entry.get_any_name()) != _MASK)
+
+    def run(states: np.ndarray, mask: np.ndarray) -> Any:
+        return list(compiled({states_name: states, _MASK: mask}).values())
+
+    return run
 
 
-def _compiled(openvino: Any, path: Path, settings: EngineSettings, precision: str) -> tuple[Any, str]:
-    """The graph compiled for the device, and its precision.
+def compiled_graph(openvino: Any, graph: Any, settings: EngineSettings, precision: str) -> tuple[Any, str]:
+    """``graph`` (a file, or an `openvino.Model`) compiled for the device, and its precision.
 
     Some processors that have bf16 take longer in it (AMX switched off, as in many virtual machines: 1.4 times), so it is tried.
     """
@@ -72,7 +85,7 @@ def _compiled(openvino: Any, path: Path, settings: EngineSettings, precision: st
 
     def compiled(hint: str) -> Any:
         hints = {} if hint == "auto" else {"INFERENCE_PRECISION_HINT": hint}
-        return core.compile_model(path, settings.device, properties | hints)
+        return core.compile_model(graph, settings.device, properties | hints)
 
     found = {hint: compiled(hint) for hint in asked}
     quickest = min(found, key=lambda hint: _seconds(found[hint])) if len(found) > 1 else precision
@@ -81,11 +94,11 @@ def _compiled(openvino: Any, path: Path, settings: EngineSettings, precision: st
 
 def _seconds(compiled: Any) -> float:
     """The quickest of some batches of short texts: what else the machine does counts little. The first only warms up."""
-    ids = np.ones((_TRIED_TEXTS, _TRIED_TOKENS), dtype=np.int64)
+    part, ids = _part(compiled), np.ones((_TRIED_TEXTS, _TRIED_TOKENS), dtype=np.int64)
     times = []
     for _ in range(_TRIES + 1):
         started_s = time.perf_counter()
-        compiled({"input_ids": ids, "attention_mask": ids})
+        part(ids, ids)
         times.append(time.perf_counter() - started_s)
     return min(times[1:])
 

@@ -16,7 +16,8 @@ from greenagent.core.errors import EngineError, GreenagentError, InputError, Req
 from greenagent.serve.answer import Delta, calls_of, same_answer
 from greenagent.serve.cascade.answers import Answers, Floats
 from greenagent.serve.cascade.look import features
-from greenagent.serve.generation import Generation, InvalidAnswerError, new_request_id
+from greenagent.serve.choice import Choice, InvalidAnswerError
+from greenagent.serve.generation import Generation, new_request_id
 from greenagent.serve.problems import ApiError
 from greenagent.serve.request import ChatRequest, parse_request
 from greenagent.serve.tiers import Tier, confidence
@@ -103,21 +104,21 @@ async def _ask(tier: Tier, request: ChatRequest, example: Example, metric: str, 
             raise InputError(f"the top tier {tier.name} does not answer {example.id!r}: {error}") from error
         return _Said()
     clock = SystemClock()
-    generation = Generation([turn], account, clock=clock, started_at=clock.now(), started_s=clock.monotonic_s())
-    deltas, sure = await _answer(generation, top=top)
+    generation = Generation([[turn]], account, clock=clock, started_at=clock.now(), started_s=clock.monotonic_s())
+    deltas, sure = await _answer(generation.choices[0], top=top)
     energy_j = account.close().energy_j
     if energy_j is None:
         raise InputError("the joules of a request are not known here: nothing could be chosen by them")
     return _Said(deltas, sure, deltas is not None and is_right(metric, example, calls_of(deltas)), energy_j)
 
 
-async def _answer(generation: Generation, *, top: bool) -> tuple[list[Delta] | None, float]:
+async def _answer(choice: Choice, *, top: bool) -> tuple[list[Delta] | None, float]:
     try:
-        deltas = [delta async for delta in generation.deltas()]
+        await choice.collect()
     except InvalidAnswerError:
         return None, 0.0
     except (EngineError, RequestError, ApiError):
         if top:
             raise
         return None, 0.0
-    return deltas, confidence([float(entry["logprob"]) for entry in generation.token_logprobs])
+    return choice.said, confidence([float(entry["logprob"]) for entry in choice.token_logprobs])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from greenagent.compress.export.telemetry import without_telemetry
+from greenagent.compress.classify.encoder.heads import ExitHead, pooled
 from greenagent.compress.quiet import quiet
 from greenagent.core.errors import MissingExtraError
+from greenagent.engines.encoder.exits import part_files
+from greenagent.engines.telemetry import without_telemetry
 
-__all__ = ["Precision", "converted", "export_ir"]
+__all__ = ["Precision", "converted", "export_ir", "export_parts"]
 
 Precision = Literal["fp32", "fp16"]
 """Of the stored weights; what is computed in is the engine's to choose."""
@@ -40,6 +43,43 @@ def converted(model: Any) -> Any:
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])  # with padding, so that the trace keeps the mask
     with torch.inference_mode(), quiet():
         return openvino.convert_model(_Scores(model.eval()), example_input={"input_ids": ids, "attention_mask": mask})
+
+
+class _Part(torch.nn.Module):
+    """Layers ``first`` to ``last`` with the head behind them; the embeddings belong to the first part."""
+
+    def __init__(self, model: Any, first: int, last: int, head: ExitHead | None) -> None:
+        super().__init__()
+        self.body = model.base_model
+        self.layers = torch.nn.ModuleList(self.body.encoder.layer[first:last])
+        self.begins = first == 0
+        self.head = head
+        self.classifier = model.classifier
+
+    def forward(self, states: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        hidden = self.body.embeddings(input_ids=states) if self.begins else states
+        unseen = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+        for layer in self.layers:
+            hidden = layer(hidden, unseen)
+        if self.head is None:
+            return self.classifier(self.body.pooler(hidden))
+        return hidden, self.head(pooled(hidden, attention_mask))
+
+
+def export_parts(model: Any, heads: Sequence[ExitHead], layers: Sequence[int], path: Path, precision: Precision) -> None:
+    """`export_ir` of an encoder with a head behind each of ``layers``: a graph for each part, the first one at ``path``."""
+    without_telemetry()
+    import openvino
+
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    bounds = [0, *layers, model.config.num_hidden_layers]
+    for number, file in enumerate(part_files(path, len(heads))):
+        head = heads[number] if number < len(heads) else None
+        part = _Part(model.eval(), bounds[number], bounds[number + 1], head).eval()
+        states = torch.ones((2, 5), dtype=torch.int64) if number == 0 else torch.zeros((2, 5, model.config.hidden_size))
+        with torch.inference_mode(), quiet():
+            graph = openvino.convert_model(part, example_input={"states": states, "attention_mask": mask})
+        openvino.save_model(graph, file, compress_to_fp16=precision == "fp16")
 
 
 def export_ir(model: Any, path: Path, precision: Precision) -> None:

@@ -11,16 +11,15 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from greenagent.compress.candidate import Candidate, Family
-from greenagent.compress.classify.candidate import rows_of
 from greenagent.compress.classify.encoder.candidate import Encoder
-from greenagent.compress.classify.learn import calibrate, lengths_of
+from greenagent.compress.classify.learn import calibrate, lengths_of, rows_to_learn
 from greenagent.compress.distill.teacher import vocabulary_map
 from greenagent.compress.load import load_candidate
 from greenagent.compress.run import Run, StepOptions, require_teacher
 from greenagent.compress.training.train import Batch, TrainOptions, train
 from greenagent.core.errors import ModelError
 
-__all__ = ["DistillHidden", "Matching", "taught_by"]
+__all__ = ["DistillHidden", "Matching", "load_hidden_teacher", "taught_by"]
 
 _SAMPLE = 200  # texts on which vocabularies are compared
 
@@ -57,10 +56,8 @@ class DistillHidden(TrainOptions):
     def apply(self, candidate: Candidate, run: Run) -> Candidate:
         """Checks that both read the same tokens, then trains."""
         assert isinstance(candidate, Encoder)
-        teacher = load_candidate(str(run.teacher(self.teacher)))
-        if not isinstance(teacher, Encoder):
-            raise ModelError(f"distill_hidden: the teacher {self.teacher!r} is no encoder: distill_labels learns from others")
-        rows = rows_of(self.examples(run), run.interface)
+        teacher = load_hidden_teacher(str(run.teacher(self.teacher)), run)
+        rows = rows_to_learn(candidate, self.examples(run), run)
         texts = [row["text"] for row in rows]
         lengths = lengths_of(candidate, rows, self.max_tokens)
         ids = vocabulary_map(candidate.tokenizer, teacher.tokenizer, texts[:_SAMPLE])
@@ -76,6 +73,14 @@ class DistillHidden(TrainOptions):
         changed = candidate.changed()
         run.notes.update(calibrate(changed, run))
         return changed
+
+
+def load_hidden_teacher(name: str, run: Run) -> Encoder:
+    """An encoder whatever it chooses among: its head is not asked. Raises `ModelError` for another kind of model."""
+    teacher = load_candidate(name, run.interface)
+    if not isinstance(teacher, Encoder):
+        raise ModelError("distill_hidden: the teacher is no encoder: distill_labels learns from others")
+    return teacher
 
 
 def taught_by(student: int, teacher: int) -> list[int]:
