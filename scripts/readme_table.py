@@ -92,17 +92,23 @@ def tables(path: Path) -> list[str]:
     data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
         return []
-    source = f"From `benchmarks/results/{path.name}`" + (f", commit `{data['commit']}`" if data.get("commit") else "") + "."
-    return [told(part, path.stem, source) for part in data.get("parts", [data]) if part.get("table") or part.get("rows")]
+    return [told(part, path.stem, source(path, data)) for part in data.get("parts", [data]) if part.get("table") or part.get("rows")]
 
 
-def told(part: dict[str, Any], name: str, source: str) -> str:
+def source(path: Path, data: dict[str, Any]) -> str:
+    """Where a figure stands, and which code gave it."""
+    commit = f", commit `{data['commit']}`" if data.get("commit") else ""
+    changed = " with changes that were not committed" if commit and data.get("differs") else ""
+    return f"From `benchmarks/results/{path.name}`{commit}{changed}."
+
+
+def told(part: dict[str, Any], name: str, origin: str) -> str:
     """One table with what belongs to it."""
     lines = of_cells(part["table"]) if part.get("table") else of_figures(part["rows"])
     found = [f"**{part.get('title', name)}**", "\n".join(lines)]
     if part.get("targets"):
         found.append("\n".join(targets(part["targets"])))
-    return "\n\n".join([*found, " ".join([*map(str, part.get("notes", [])), source])])
+    return "\n\n".join([*found, " ".join([*map(str, part.get("notes", [])), origin])])
 
 
 def section() -> str:
