@@ -49,6 +49,8 @@ def test_the_threshold_is_the_lowest_that_loses_no_more_than_asked() -> None:
         assert float((logits.argmax(-1) != truth).float().mean()) <= most_loss
         left.append(int((leaves < 2).sum()))
     assert left == sorted(left)
+    wrong = trained(read[0], final, (labels + 1) % 3, Learning(20, 64, 3e-3, 0.1))  # never right
+    assert chosen_exits(fresh[:1], certain, truth, [wrong], [1], 0.01) == []
     assert left[-1] > left[0]
 
 

@@ -9,7 +9,6 @@ Not covered: poolings other than the mean and the first token, and layers after 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,12 @@ import numpy as np
 from greenagent.core.errors import MissingExtraError, ModelError
 from greenagent.engines.base import EngineSettings, parse_options
 from greenagent.engines.embedder import EmbedderEngine
+from greenagent.engines.encoder.graph import traced
 from greenagent.engines.encoder.network import padded
 from greenagent.engines.encoder.openvino import EncoderOptions, compiled_graph
 from greenagent.engines.models import ModelRef, resolve_model
 from greenagent.engines.openvino import check_device
 from greenagent.engines.signal_stack import kept_signal_stack
-from greenagent.engines.telemetry import without_telemetry
 from greenagent.engines.tokenization import codec_from_file
 
 __all__ = ["Pooling", "open_embedder", "read_pooling"]
@@ -117,7 +116,6 @@ def open_embedder(model: str, settings: EngineSettings) -> EmbedderEngine:
     if ref.embedder is None:
         raise ModelError(f"{ref.name} is no encoder that embeds texts: use another engine")
     pooling = read_pooling(ref.embedder)
-    without_telemetry()
     try:
         import openvino
     except ImportError as error:
@@ -126,7 +124,7 @@ def open_embedder(model: str, settings: EngineSettings) -> EmbedderEngine:
     settings.progress(f"making the graph of {ref.name} for OpenVINO on {settings.device}")
     try:
         with kept_signal_stack():
-            graph, precision = compiled_graph(openvino, _traced(openvino, ref.embedder, pooling), settings, options.precision)
+            graph, precision = compiled_graph(openvino, _graph(ref.embedder, pooling), settings, options.precision)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{ref.embedder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     network = _Network(ref, graph, pooling, precision)
@@ -140,7 +138,7 @@ def open_embedder(model: str, settings: EngineSettings) -> EmbedderEngine:
     return EmbedderEngine(ref.name, network, settings, facts)
 
 
-def _traced(openvino: Any, directory: Path, pooling: Pooling) -> Any:
+def _graph(directory: Path, pooling: Pooling) -> Any:
     """The `openvino.Model`: vectors (texts, dimensions) of ``input_ids`` and ``attention_mask`` (texts, length), of any size."""
     try:
         import torch
@@ -167,8 +165,4 @@ def _traced(openvino: Any, directory: Path, pooling: Pooling) -> Any:
             found: torch.Tensor = torch.nn.functional.normalize(vectors, dim=1) if pooling.normalise else vectors
             return found
 
-    ids = torch.ones((2, 5), dtype=torch.int64)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])  # with padding, so that the trace keeps the mask
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a trace sees one way through the layers only: there is but one
-        return openvino.convert_model(Pooled().eval(), example_input={"input_ids": ids, "attention_mask": mask})
+    return traced(Pooled())

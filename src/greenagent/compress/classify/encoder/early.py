@@ -26,8 +26,8 @@ class EarlyExit(StepOptions):
     weights stay as they are (self-distillation, Zhang et al. 2019; exits by confidence, as in BERxiT, Xin et al. 2021).
 
     All heads share the lowest threshold of confidence that loses at most ``most_loss`` on the select split, a standard error
-    included. On the engine the texts of a batch that are not sure go on without the others. Must be the last step before
-    ``quantize``: new weights have no exits.
+    included; where none does, the encoder has no exits. On the engine the texts of a batch that are not sure go on without the
+    others. Must be the last step before ``quantize``: new weights have no exits.
     """
 
     families: ClassVar[tuple[Family, ...]] = ("encoder",)
@@ -65,6 +65,12 @@ class EarlyExit(StepOptions):
         read, final = self._read(candidate, select, run)
         labels = torch.tensor([row["label"] for row in select])
         exits = chosen_exits(read, final, labels, heads, self.at, self.most_loss)
+        if not exits:
+            run.say(
+                f"early_exit: every threshold loses more than most_loss ({self.most_loss:g}) on select; the encoder has no exits"
+            )
+            run.notes.update(threshold=None)
+            return candidate
         changed = candidate.changed()
         changed.exits = Exits(exits, heads)
         logits, leaves = early(read, final, heads, exits, candidate.temperature)

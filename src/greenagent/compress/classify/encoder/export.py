@@ -10,9 +10,8 @@ import torch
 
 from greenagent.compress.classify.encoder.heads import ExitHead, pooled
 from greenagent.compress.quiet import quiet
-from greenagent.core.errors import MissingExtraError
 from greenagent.engines.encoder.exits import part_files
-from greenagent.engines.telemetry import without_telemetry
+from greenagent.engines.encoder.graph import traced
 
 __all__ = ["Precision", "converted", "export_ir", "export_parts"]
 
@@ -34,15 +33,8 @@ class _Scores(torch.nn.Module):
 
 def converted(model: Any) -> Any:
     """The `openvino.Model`: logits (batch, choices) of ``input_ids`` and ``attention_mask`` (batch, length), of any size."""
-    without_telemetry()
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("openvino", "compress", "exporting an encoder") from error
-    ids = torch.ones((2, 5), dtype=torch.int64)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])  # with padding, so that the trace keeps the mask
-    with torch.inference_mode(), quiet():
-        return openvino.convert_model(_Scores(model.eval()), example_input={"input_ids": ids, "attention_mask": mask})
+    with quiet():
+        return traced(_Scores(model))
 
 
 class _Part(torch.nn.Module):
@@ -68,17 +60,14 @@ class _Part(torch.nn.Module):
 
 def export_parts(model: Any, heads: Sequence[ExitHead], layers: Sequence[int], path: Path, precision: Precision) -> None:
     """`export_ir` of an encoder with a head behind each of ``layers``: a graph for each part, the first one at ``path``."""
-    without_telemetry()
     import openvino
 
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     bounds = [0, *layers, model.config.num_hidden_layers]
     for number, file in enumerate(part_files(path, len(heads))):
         head = heads[number] if number < len(heads) else None
-        part = _Part(model.eval(), bounds[number], bounds[number + 1], head).eval()
-        states = torch.ones((2, 5), dtype=torch.int64) if number == 0 else torch.zeros((2, 5, model.config.hidden_size))
-        with torch.inference_mode(), quiet():
-            graph = openvino.convert_model(part, example_input={"states": states, "attention_mask": mask})
+        part = _Part(model, bounds[number], bounds[number + 1], head)
+        with quiet():
+            graph = traced(part, "states", None if number == 0 else model.config.hidden_size)
         openvino.save_model(graph, file, compress_to_fp16=precision == "fp16")
 
 
