@@ -92,7 +92,8 @@ def tables(path: Path) -> list[str]:
     data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
         return []
-    return [told(part, path.stem, source(path, data)) for part in data.get("parts", [data]) if part.get("table") or part.get("rows")]
+    parts = [part for part in data.get("parts", [data]) if part.get("table") or part.get("rows")]
+    return [told(part, path.stem, source(path, data)) for part in parts]
 
 
 def source(path: Path, data: dict[str, Any]) -> str:

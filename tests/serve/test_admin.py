@@ -65,7 +65,7 @@ async def test_keys_are_made_used_looked_at_and_revoked(serve: Any, ledger: Ledg
     ("method", "url", "content", "status", "said"),
     [
         ("POST", "/admin/keys", "{}", 400, "name: Field required"),
-        ("POST", "/admin/keys", "nonsense", 400, "body: Invalid JSON"),
+        ("POST", "/admin/keys", "nonsense", 400, "the body is not JSON"),
         ("POST", "/admin/keys", '{"name": "a", "limit": []}', 400, "limit: Extra inputs"),
         ("POST", "/admin/keys", '{"name": "a", "limits": ["token=1/day"]}', 400, "did you mean 'tokens'"),
         ("POST", "/admin/keys", '{"name": "taken"}', 400, "a key named 'taken' already"),
@@ -80,7 +80,7 @@ async def test_what_is_wrong_is_said(
     Keys(ledger).create("taken")
     served = await serve(ledger=ledger, guarded={}, admin_key=ApiKeys(["the-admin-secret"]))
     async with httpx.AsyncClient(base_url=served.url) as http:
-        found = await http.request(method, url, content=content, headers=ADMIN)
+        found = await http.request(method, url, content=content, headers=ADMIN | {"content-type": "application/json"})
     assert found.status_code == status
     assert said in found.json()["error"]["message"]
 

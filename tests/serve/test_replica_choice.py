@@ -32,8 +32,8 @@ def test_load_gathers_where_a_batch_runs_already() -> None:
     assert choose([State(0, 8), State(0, 8, joules=3)]) == 0  # unknown: as the others
     dearer = State(3, 8, joules=16, alone_j=5)
     assert choose([idle, dearer]) == 0
-    asleep = State(0, 8, awake=False, joules=10, wake_j=100)
-    assert choose([asleep, dearer]) == 1
+    asleep = State(0, 8, awake=False, joules=10, wake_s=2.0)
+    assert choose([asleep, dearer], target_s=1.0) == 1
 
 
 def test_grams_need_a_grid_and_an_unknown_one_counts_as_the_dirtiest() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from greenagent.cli.output import JsonFlag, emit_json, say
+from greenagent.cli.output import JsonFlag, LedgerOption, emit_json, say
 from greenagent.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,16 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-LedgerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--ledger",
-        metavar="URL",
-        envvar="GREENAGENT_LEDGER",
-        help="The ledger that the gateway writes: a file, sqlite:///PATH or postgresql://HOST/DATABASE "
-        "[default: a file in the user's data directory].",
-    ),
-]
 LimitOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -64,7 +54,7 @@ def create(
         key, text = Keys(opened).create(name, wanted, _expiry(expires, datetime.now(UTC)))
         where = opened.name
     if json_output:
-        emit_json(_facts(key) | {"key": text})
+        emit_json(key.facts() | {"key": text})
     else:
         typer.echo(text)
         say(f"{key.id} ({name}) is in {where}; keep the key now, it cannot be shown again")
@@ -77,7 +67,7 @@ def list_(ledger: LedgerOption = None, json_output: JsonFlag = False) -> None:
     with open_ledger(ledger, readonly=True) as opened:
         found = Keys(opened).all()
     if json_output:
-        emit_json([_facts(key) for key in found])
+        emit_json([key.facts() for key in found])
     elif found:
         _print(found)
     else:
@@ -91,7 +81,7 @@ def revoke(key: KeyArgument, ledger: LedgerOption = None, json_output: JsonFlag 
     with open_ledger(ledger, must_exist=True) as opened:
         closed = Keys(opened).revoke(key)
     if json_output:
-        emit_json(_facts(closed))
+        emit_json(closed.facts())
     else:
         say(f"{closed.id} ({closed.name}) is revoked")
 
@@ -149,10 +139,6 @@ def _expiry(text: str | None, now: datetime) -> datetime | None:
     except ValueError as error:
         raise InputError(f"--expires must be a time like 2027-01-31, or days like 90d, not {text!r}") from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _facts(key: Key) -> dict[str, Any]:
-    return key.model_dump(mode="json") | {"limits": [str(limit) for limit in key.limits]}
 
 
 def _print(found: list[Key]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from greenagent.cli.output import JsonFlag, emit_json, say
+from greenagent.cli.output import JsonFlag, LedgerOption, emit_json, say
 from greenagent.core.errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
@@ -19,15 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-LedgerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--ledger",
-        metavar="URL",
-        envvar="GREENAGENT_LEDGER",
-        help="A file, sqlite:///PATH or postgresql://HOST/DATABASE [default: a file in the user's data directory].",
-    ),
-]
 KeyOption = Annotated[
     Path | None,
     typer.Option("--key-file", help="The key that signs checkpoints (16 bytes or more) [default: $GREENAGENT_LEDGER_KEY]."),

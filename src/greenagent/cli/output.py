@@ -10,9 +10,19 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-__all__ = ["JsonFlag", "emit_json", "fail", "say"]
+__all__ = ["JsonFlag", "LedgerOption", "emit_json", "fail", "say"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
+
+LedgerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger",
+        metavar="URL",
+        envvar="GREENAGENT_LEDGER",
+        help="A file, sqlite:///PATH or postgresql://HOST/DATABASE [default: a file in the user's data directory].",
+    ),
+]
 
 
 def emit_json(data: BaseModel | dict[str, Any] | list[Any]) -> None:

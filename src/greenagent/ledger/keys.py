@@ -42,6 +42,10 @@ class Key(BaseModel):
     limits: list[Limit] = Field(default_factory=list)
     sha256: str = Field(default="", exclude=True, repr=False)
 
+    def facts(self) -> dict[str, Any]:
+        """As JSON, with limits as they are written; the key itself is not known here."""
+        return self.model_dump(mode="json") | {"limits": [str(limit) for limit in self.limits]}
+
     def open_at(self, now: datetime) -> bool:
         """Whether it opens anything at ``now``."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

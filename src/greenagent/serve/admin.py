@@ -15,23 +15,23 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from greenagent.core.errors import InputError
 from greenagent.ledger import Key, Keys, Limit
 from greenagent.ledger.limits import kind_of
+from greenagent.serve.body import read_body, validated
 from greenagent.serve.keys import ApiKeys, KeyRing
 from greenagent.serve.problems import ApiError
 
 __all__ = ["Admin"]
 
 _MOST_BODY = 64 * 1024
-BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 class _NewKey(BaseModel):
@@ -76,10 +76,10 @@ class Admin:
 
     async def _list(self, request: Request) -> dict[str, Any]:
         keys = await asyncio.to_thread(self._keys.all)
-        return {"object": "list", "data": [_key_facts(key) for key in keys]}
+        return {"object": "list", "data": [key.facts() for key in keys]}
 
     async def _create(self, request: Request) -> dict[str, Any]:
-        wanted = await _read(request, _NewKey)
+        wanted = validated(_NewKey, await read_body(request, _MOST_BODY))
         limits = [Limit.parse(text) for text in wanted.limits]
         key, text = await asyncio.to_thread(self._keys.create, wanted.name, limits, wanted.expires_at)
         return await self._changed(key) | {"key": text}
@@ -89,7 +89,7 @@ class Admin:
         return await self._changed(await asyncio.to_thread(self._keys.revoke, found.id))
 
     async def _limit(self, request: Request) -> dict[str, Any]:
-        found, wanted = await self._find(request), await _read(request, _NewLimits)
+        found, wanted = await self._find(request), validated(_NewLimits, await read_body(request, _MOST_BODY))
         limits, remove = [Limit.parse(text) for text in wanted.limits], [kind_of(text) for text in wanted.remove]
         return await self._changed(await asyncio.to_thread(lambda: self._keys.limit(found.id, limits, remove=remove)))
 
@@ -102,32 +102,13 @@ class Admin:
 
     async def _changed(self, key: Key) -> dict[str, Any]:
         await asyncio.to_thread(self._ring.refresh)
-        return _key_facts(key)
+        return key.facts()
 
     async def _find(self, request: Request) -> Key:
         try:
             return await asyncio.to_thread(self._keys.find, request.path_params["key"])
         except InputError as error:
             raise ApiError(404, str(error), code="key_not_found") from error
-
-
-def _key_facts(key: Key) -> dict[str, Any]:
-    """A key as JSON; the key itself is not known here."""
-    return key.model_dump(mode="json") | {"limits": [str(limit) for limit in key.limits]}
-
-
-async def _read(request: Request, kind: type[BodyT]) -> BodyT:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            raise ApiError(413, f"the body is larger than {_MOST_BODY} bytes", code="request_too_large")
-    try:
-        return kind.model_validate_json(bytes(body))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise ApiError(400, f"{where}: {first['msg']}", code="invalid_value", param=where) from error
 
 
 def _since(request: Request) -> datetime | None:

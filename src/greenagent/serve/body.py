@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 
 from greenagent.core.errors import RequestError, nearest
+from greenagent.serve.problems import ApiError
 
-__all__ = ["LABELS", "path_of", "refuse_extras", "validated"]
+__all__ = ["LABELS", "path_of", "read_body", "refuse_extras", "validated"]
 
 LABELS = frozenset({"user", "safety_identifier", "prompt_cache_key", "metadata"})
 """Labels and hints of the client that no answer depends on."""
@@ -35,6 +37,23 @@ def validated(model: type[ModelT], body: bytes | Mapping[str, Any]) -> ModelT:
         path = path_of(first["loc"])
         shown = "" if first["type"] == "missing" else f" (got {str(first.get('input'))[:60]!r})"
         raise RequestError(f"{path or 'body'}: {first['msg']}{shown}", path or None) from error
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The body, once it is known to be JSON of at most ``most`` bytes.
+
+    Other content types are refused because a web page may send them across origins without asking, and JSON not. Raises
+    `ApiError`: 415, or 413.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"content-type is {kind!r}: send 'Content-Type: application/json'", code="unsupported_media_type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise ApiError(413, f"the body is larger than {most} bytes", code="request_too_large")
+    return bytes(body)
 
 
 def path_of(location: Sequence[str | int]) -> str:

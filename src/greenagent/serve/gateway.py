@@ -21,6 +21,7 @@ from greenagent.core.errors import GreenagentError, RequestError
 from greenagent.core.interface import Interface
 from greenagent.core.records import Activity, Energy
 from greenagent.serve.admission import Admission, Admitted
+from greenagent.serve.body import read_body
 from greenagent.serve.cascade.glance import Looks
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.generation import ActivityLog, DisconnectWatch, Generation, Outcome, new_request_id
@@ -134,7 +135,7 @@ class Gateway:
         try:
             caller = self.authorize(request)
             self._check_engine()
-            body = await self._read_body(request)
+            body = await read_body(request, self.settings.max_body)
             asked = endpoint.read(body)
             self.check_model(asked.model)
             quality = _quality(request, asked)
@@ -169,8 +170,8 @@ class Gateway:
             self.look.begins(generation.id, chat)
         if self.transcripts is not None:
             self.transcripts.begins(generation, body)
-        if asked.stream:
-            return EventStream(self, generation, asked.writer(self.settings.model, generation))
+        if (writer := asked.writer(self.settings.model, generation)) is not None:
+            return EventStream(self, generation, writer)
         return await self._whole(generation, asked, request)
 
     async def _whole(self, generation: Generation, asked: Question, request: Request) -> Response:
@@ -291,21 +292,6 @@ class Gateway:
             raise ApiError(
                 404, f"no model {model!r} here; this server has {self.settings.model!r}", code="model_not_found", param="model"
             )
-
-    async def _read_body(self, request: Request) -> bytes:
-        """The body, once it is known to be JSON of a bearable size.
-
-        Other content types are refused because a web page may send them across origins without asking, and JSON not.
-        """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise ApiError(415, f"content-type is {kind!r}: send 'Content-Type: application/json'", code="unsupported_media_type")
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self.settings.max_body:
-                raise ApiError(413, f"the body is larger than {self.settings.max_body} bytes", code="request_too_large")
-        return bytes(body)
 
     def model_entry(self) -> dict[str, Any]:
         """This server's entry in ``/v1/models``, with what a client of a specialised model must know."""

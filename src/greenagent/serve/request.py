@@ -18,7 +18,18 @@ from greenagent.core.interface import Message
 from greenagent.serve.body import refuse_extras, validated
 from greenagent.serve.tools_memo import ToolsMemo
 
-__all__ = ["MOST_CHOICES", "ChatRequest", "Own", "Penalty", "Quality", "StreamOptions", "checked", "parse_request", "to_messages"]
+__all__ = [
+    "MOST_CHOICES",
+    "ChatRequest",
+    "Own",
+    "Penalty",
+    "Quality",
+    "Sampled",
+    "StreamOptions",
+    "checked",
+    "parse_request",
+    "to_messages",
+]
 
 MOST_CHOICES = 128
 """The most answers to one prompt, as at OpenAI."""
@@ -118,37 +129,23 @@ class Own(BaseModel):
     quality: Quality | None = None
 
 
-class ChatRequest(BaseModel):
-    """A request. ``tools`` stay raw here: they are compared whole with those seen before, which costs less than parsing
-    them."""
+class Sampled(BaseModel):
+    """What requests for generated text share: how it is drawn, when it ends, how it comes."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str
-    messages: Annotated[list[_MessageIn], Field(min_length=1)]
-    tools: list[dict[str, Any]] | Literal[True] | None = None
-    tool_choice: Literal["none", "auto", "required"] | _NamedTool | None = None
-    parallel_tool_calls: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    response_format: _ResponseFormat | None = None
     greenagent: Own | None = None
-
-    @property
-    def tool_entries(self) -> list[dict[str, Any]]:
-        """The declared tools; empty when there are none."""
-        return self.tools if isinstance(self.tools, list) else []
 
     @property
     def quality(self) -> Quality | None:
@@ -156,20 +153,9 @@ class ChatRequest(BaseModel):
         return self.greenagent.quality if self.greenagent is not None else None
 
     @property
-    def query(self) -> str:
-        """What the user said last."""
-        said = next((m.content for m in reversed(self.messages) if m.role == "user" and m.content), "")
-        return said if isinstance(said, str) else "".join(part.text or "" for part in said)
-
-    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a usage chunk."""
         return self.stream_options is not None and self.stream_options.include_usage
-
-    @property
-    def token_limit(self) -> int | None:
-        """The most tokens to generate; ``max_completion_tokens`` wins over the older ``max_tokens``."""
-        return self.max_completion_tokens or self.max_tokens
 
     @property
     def stops(self) -> list[str]:
@@ -184,6 +170,41 @@ class ChatRequest(BaseModel):
         if self.temperature is not None:
             return self.temperature
         return 1.0 if (self.n or 1) > 1 else 0.0
+
+    def check_stream(self) -> None:
+        """Raises a `RequestError` for options of a stream where none is asked for."""
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options is only allowed when stream is true", "stream_options")
+
+
+class ChatRequest(Sampled):
+    """A chat request. ``tools`` stay raw here: they are compared whole with those seen before, which costs less than parsing
+    them."""
+
+    messages: Annotated[list[_MessageIn], Field(min_length=1)]
+    tools: list[dict[str, Any]] | Literal[True] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: _ResponseFormat | None = None
+
+    @property
+    def tool_entries(self) -> list[dict[str, Any]]:
+        """The declared tools; empty when there are none."""
+        return self.tools if isinstance(self.tools, list) else []
+
+    @property
+    def query(self) -> str:
+        """What the user said last."""
+        said = next((m.content for m in reversed(self.messages) if m.role == "user" and m.content), "")
+        return said if isinstance(said, str) else "".join(part.text or "" for part in said)
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens to generate; ``max_completion_tokens`` wins over the older ``max_tokens``."""
+        return self.max_completion_tokens or self.max_tokens
 
     @property
     def choice(self) -> str:
@@ -224,8 +245,7 @@ def checked(request: ChatRequest) -> ChatRequest:
         RequestError: it is not; ``param`` names the field.
     """
     refuse_extras(request.model_extra, _NEUTRAL, list(ChatRequest.model_fields))
-    if request.stream_options is not None and not request.stream:
-        raise RequestError("stream_options is only allowed when stream is true", "stream_options")
+    request.check_stream()
     if request.choice in ("auto", "required", "named") and request.tool_choice is not None and not request.tools:
         raise RequestError("tool_choice is only allowed with tools", "tool_choice")
     if request.top_logprobs and not request.logprobs:

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import EnvironmentalError, InputError
 from greenagent.core.heap import settle_heap
 from greenagent.core.records import Activity
-from greenagent.ledger import open_ledger
+from greenagent.ledger import Ledger, open_ledger
 from greenagent.serve.accounts import Accounts
 from greenagent.serve.api.app import build_app
 from greenagent.serve.cascade.glance import Looks
@@ -36,8 +36,8 @@ from greenagent.serve.gateway import Gateway, GatewaySettings
 from greenagent.serve.guards import Guards, check_open_to
 from greenagent.serve.keys import ApiKeys
 from greenagent.serve.replicas.start import replica_configs
-from greenagent.serve.start import read_cascade, shadows_of, started, tiers_to_serve
-from greenagent.serve.tiers import Tier
+from greenagent.serve.start import NamedTier, read_cascade, shadows_of, started, tiers_to_serve
+from greenagent.serve.tiers import Serves, Tier
 
 __all__ = ["Ready", "check", "idle_activity", "listen", "serve", "write_idle"]
 
@@ -204,8 +204,7 @@ async def serve(
     """
     check_open_to(options, keys)
     clock = clock or SystemClock()
-    *below, top = planned = tiers_to_serve(options)
-    name = options.name or top.name
+    planned = tiers_to_serve(options)
     with (
         contextlib.closing(listen(options.host, options.port)) as opened,
         open_ledger(options.ledger, durability=options.durability, clock=clock) as ledger,
@@ -213,41 +212,45 @@ async def serve(
         guards = Guards(options, ledger, keys, admin_key, clock)
         async with started(planned, options.zone, on_progress, clock) as engines:
             engine = engines[-1]
-            settings = GatewaySettings(
-                model=name,
-                top=top.name,
-                interface=top.interface,
-                max_batch=sum(config.max_batch for config in replica_configs(top.config)),
-                max_queue=options.max_queue,
-                keys=guards.ring,
-                host=socket.gethostname(),
-                facts={"engine": engine.facts["engine"]},
-            )
-            tiers = [
-                Tier(tier.name, client, tier.interface, tier.threshold or 0.0)
-                for tier, client in zip(below, engines, strict=False)
-            ]
-            cascade = read_cascade(options.cascade) if options.cascade else None
-            shadows = shadows_of(cascade, options, clock) if cascade else None
-            looks = Looks.of(cascade) if cascade else None
-            gateway = Gateway(
-                settings,
-                engine,
-                ledger,
-                below=tiers,
-                shadows=shadows,
-                looks=looks,
-                admission=guards.admission(engine.accounts, name),
-                transcripts=guards.transcripts,
-                clock=clock,
-            )
+            gateway = _gateway(options, planned, engines, guards, ledger, clock)
             host, port = opened.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            ready = Ready(url, os.getpid(), name, engine.facts, str(engine.accounts.provenance), ledger.name)
+            ready = Ready(url, os.getpid(), gateway.settings.model, engine.facts, str(engine.accounts.provenance), ledger.name)
             settle_heap()
             async with _idle_records(gateway), contextlib.aclosing(gateway), guards.upkeep():
                 config = _config(build_app(gateway, guards.admin), options)
                 await _Server(config, gateway, options.grace_s, lambda: on_ready(ready)).serve([opened])
+
+
+def _gateway(
+    options: ServeConfig, planned: Sequence[NamedTier], engines: Sequence[Serves], guards: Guards, ledger: Ledger, clock: Clock
+) -> Gateway:
+    """The gateway of tiers whose engines run."""
+    *below, top = planned
+    engine, name = engines[-1], options.name or top.name
+    settings = GatewaySettings(
+        model=name,
+        top=top.name,
+        interface=top.interface,
+        max_batch=sum(config.max_batch for config in replica_configs(top.config)),
+        max_queue=options.max_queue,
+        keys=guards.ring,
+        host=socket.gethostname(),
+        facts={"engine": engine.facts["engine"]},
+    )
+    tiers = [Tier(tier.name, client, tier.interface, tier.threshold or 0.0) for tier, client in zip(below, engines, strict=False)]
+    cascade = read_cascade(options.cascade) if options.cascade else None
+    return Gateway(
+        settings,
+        engine,
+        ledger,
+        below=tiers,
+        shadows=shadows_of(cascade, options, clock) if cascade else None,
+        looks=Looks.of(cascade) if cascade else None,
+        admission=guards.admission(engine.accounts, name),
+        transcripts=guards.transcripts,
+        clock=clock,
+    )
 
 
 def _config(app: ASGIApp, options: ServeConfig) -> uvicorn.Config:

@@ -12,12 +12,11 @@ from greenagent.core.clock import Clock, SystemClock
 from greenagent.core.errors import InputError
 from greenagent.core.interface import Interface
 from greenagent.engines.models import ModelRef, resolve_model
-from greenagent.serve.accounts import Accounts
 from greenagent.serve.cascade.shadow import Shadows
 from greenagent.serve.config import ServeConfig, TierConfig
-from greenagent.serve.metered import open_accounts, open_metered
+from greenagent.serve.metered import open_accounts
 from greenagent.serve.remote.client import is_remote
-from greenagent.serve.replicas.start import check_replicas, open_pool, replica_configs
+from greenagent.serve.replicas.start import check_replicas, open_engine, open_pool, replica_configs
 from greenagent.serve.tiers import Serves
 
 __all__ = ["NamedTier", "named_tiers", "read_cascade", "shadows_of", "started", "tiers_to_serve"]
@@ -113,25 +112,7 @@ async def started(
         stack.callback(accounts.close)
         opened: list[Serves] = []
         for tier in tiers:
-            engine = await _opened(tier.name, tier.config, accounts, clock or SystemClock(), on_progress)
+            opening = open_pool if tier.config.replicas else open_engine
+            engine = await opening(tier.name, tier.config, accounts, clock or SystemClock(), on_progress)
             opened.append(await stack.enter_async_context(contextlib.aclosing(engine)))
         yield opened
-
-
-async def _opened(
-    name: str, config: TierConfig, accounts: Accounts, clock: Clock, on_progress: Callable[[str], None] | None
-) -> Serves:
-    if config.replicas:
-        return await open_pool(name, config, accounts, clock, on_progress)
-    return await open_metered(
-        config.model,
-        engine=config.engine,
-        device=config.device,
-        threads=config.threads,
-        max_batch=config.max_batch,
-        options=config.options,
-        on_progress=on_progress,
-        clock=clock,
-        accounts=accounts,
-        name=name,
-    )

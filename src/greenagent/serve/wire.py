@@ -33,9 +33,6 @@ class Question(Protocol):
     def model(self) -> str: ...
 
     @property
-    def stream(self) -> bool: ...
-
-    @property
     def chat(self) -> ChatRequest | None:
         """The chat request that it is, or that it was turned into."""
 
@@ -48,7 +45,8 @@ class Question(Protocol):
     def body(self, model: str, generation: Generation) -> bytes:
         """The answer, after the generation is settled."""
 
-    def writer(self, model: str, generation: Generation) -> EventWriter: ...
+    def writer(self, model: str, generation: Generation) -> EventWriter | None:
+        """Writes the answer while it grows; ``None`` where it was not asked to be streamed."""
 
 
 class Endpoint(Protocol):

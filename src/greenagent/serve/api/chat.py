@@ -33,12 +33,11 @@ class ChatEndpoint:
 class ChatQuestion:
     """Implements `greenagent.serve.wire.Question`."""
 
-    __slots__ = ("chat", "model", "quality", "stream")
+    __slots__ = ("chat", "model", "quality")
 
     def __init__(self, chat: ChatRequest) -> None:
         self.chat = chat
         self.model = chat.model
-        self.stream = bool(chat.stream)
         self.quality = chat.quality
 
     def plan(self, planner: Planner, request_id: str, quality: Quality) -> Planned:
@@ -58,7 +57,9 @@ class ChatQuestion:
             found["greenagent"] = route
         return encode(dump(found))
 
-    def writer(self, model: str, generation: Generation) -> ChunkWriter:
+    def writer(self, model: str, generation: Generation) -> ChunkWriter | None:
+        if not self.chat.stream:
+            return None
         return ChunkWriter(model, generation, usage=self.chat.include_usage, logprobs=bool(self.chat.logprobs))
 
 

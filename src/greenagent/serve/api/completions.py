@@ -10,65 +10,32 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from greenagent.core.engine import EngineRequest
-from greenagent.core.errors import RequestError
 from greenagent.serve.answer import Delta
+from greenagent.serve.api.texts import Text, Tokens, listed
 from greenagent.serve.body import refuse_extras, validated
 from greenagent.serve.choice import Choice
 from greenagent.serve.generation import Generation
 from greenagent.serve.planner import Planned, Planner
 from greenagent.serve.problems import ApiError
-from greenagent.serve.request import MOST_CHOICES, ChatRequest, Own, Penalty, Quality, StreamOptions
+from greenagent.serve.request import ChatRequest, Quality, Sampled
 from greenagent.serve.wire import dump, encode, event, usage_of
 
-__all__ = ["CompletionEndpoint", "CompletionQuestion", "CompletionRequest", "CompletionWriter", "Tokens"]
+__all__ = ["CompletionEndpoint", "CompletionQuestion", "CompletionRequest", "CompletionWriter"]
 
 DEFAULT_TOKENS = 16
 """OpenAI's own limit where a request has none."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"best_of": (1,), "echo": (False,), "suffix": ("",), "logit_bias": ({},)}
 
-Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-"""A text as tokens."""
 
-
-class CompletionRequest(BaseModel):
+class CompletionRequest(Sampled):
     """A request. ``prompt`` is a text, a list of texts, or either as tokens."""
 
-    model_config = ConfigDict(extra="allow")
-
-    model: str
     prompt: str | Annotated[list[str], Field(min_length=1)] | Tokens | Annotated[list[Tokens], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    greenagent: Own | None = None
-
-    @property
-    def prompts(self) -> list[str | list[int]]:
-        """Each prompt, as a text or as tokens."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [[i for i in self.prompt if isinstance(i, int)]]
-        return [one for one in self.prompt if not isinstance(one, int)]
-
-    @property
-    def heat(self) -> float:
-        """The temperature, as `ChatRequest.heat` has it."""
-        if self.temperature is not None:
-            return self.temperature
-        return 1.0 if (self.n or 1) > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +47,7 @@ class CompletionEndpoint:
     def read(self, body: bytes) -> CompletionQuestion:
         asked = validated(CompletionRequest, body)
         refuse_extras(asked.model_extra, _NEUTRAL, list(CompletionRequest.model_fields))
-        if asked.stream_options is not None and not asked.stream:
-            raise RequestError("stream_options is only allowed when stream is true", "stream_options")
+        asked.check_stream()
         return CompletionQuestion(asked)
 
 
@@ -93,21 +59,19 @@ class CompletionQuestion:
     def __init__(self, request: CompletionRequest) -> None:
         self._request = request
         self.model = request.model
-        self.stream = bool(request.stream)
-        self.quality: Quality | None = request.greenagent.quality if request.greenagent is not None else None
+        self.quality = request.quality
 
     def plan(self, planner: Planner, request_id: str, quality: Quality) -> Planned:
         planner.check_kind("chat", "it completes no prompts; ask a general model, or /v1/chat/completions")
         wanted = self._request.n or 1
         draws = wanted if self._request.heat else 1
         requests = [
-            self._engine_request(request_id, prompt, number) for prompt in self._request.prompts for number in range(draws)
+            self._engine_request(request_id, prompt, number) for prompt in listed(self._request.prompt) for number in range(draws)
         ]
         return planner.prompts(requests, per_prompt=draws, copies=wanted // draws)
 
-    def _engine_request(self, request_id: str, prompt: str | list[int], number: int) -> EngineRequest:
+    def _engine_request(self, request_id: str, prompt: Text, number: int) -> EngineRequest:
         asked = self._request
-        stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         return EngineRequest(
             request_id=request_id,
             prompt=prompt if isinstance(prompt, str) else None,
@@ -116,12 +80,12 @@ class CompletionQuestion:
             temperature=asked.heat,
             top_p=1.0 if asked.top_p is None else asked.top_p,
             seed=None if asked.seed is None else asked.seed + number,
-            stop=[stop for stop in stops if stop],
+            stop=asked.stops,
             logprobs=asked.logprobs is not None,
             top_logprobs=asked.logprobs or 0,
             frequency_penalty=asked.frequency_penalty or 0.0,
             presence_penalty=asked.presence_penalty or 0.0,
-            stream=self.stream or asked.logprobs is not None,
+            stream=bool(asked.stream) or asked.logprobs is not None,
         )
 
     def body(self, model: str, generation: Generation) -> bytes:
@@ -136,14 +100,11 @@ class CompletionQuestion:
             found["greenagent"] = route
         return encode(dump(found))
 
-    def writer(self, model: str, generation: Generation) -> CompletionWriter:
-        options = self._request.stream_options
-        return CompletionWriter(
-            model,
-            generation,
-            usage=options is not None and options.include_usage,
-            logprobs=self._request.logprobs is not None,
-        )
+    def writer(self, model: str, generation: Generation) -> CompletionWriter | None:
+        asked = self._request
+        if not asked.stream:
+            return None
+        return CompletionWriter(model, generation, usage=asked.include_usage, logprobs=asked.logprobs is not None)
 
 
 def _head(model: str, generation: Generation) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from greenagent.core.engine import EngineRequest
 from greenagent.core.errors import RequestError
-from greenagent.serve.api.completions import Tokens
+from greenagent.serve.api.texts import Tokens, listed
 from greenagent.serve.body import refuse_extras, validated
 from greenagent.serve.generation import Generation
 from greenagent.serve.planner import Planned, Planner
 from greenagent.serve.request import ChatRequest, Quality
-from greenagent.serve.wire import EventWriter, dump, encode, energy_of
+from greenagent.serve.wire import dump, encode, energy_of
 
 __all__ = ["EmbeddingEndpoint", "EmbeddingQuestion", "EmbeddingRequest"]
 
@@ -43,15 +43,6 @@ class EmbeddingRequest(BaseModel):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
 
-    @property
-    def texts(self) -> list[str | list[int]]:
-        """Each text, as it is or as tokens."""
-        if isinstance(self.input, str):
-            return [self.input]
-        if isinstance(self.input[0], int):
-            return [[i for i in self.input if isinstance(i, int)]]
-        return [one for one in self.input if not isinstance(one, int)]
-
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingEndpoint:
@@ -62,7 +53,7 @@ class EmbeddingEndpoint:
     def read(self, body: bytes) -> EmbeddingQuestion:
         asked = validated(EmbeddingRequest, body)
         refuse_extras(asked.model_extra, {}, list(EmbeddingRequest.model_fields))
-        for number, text in enumerate(asked.texts):
+        for number, text in enumerate(listed(asked.input)):
             if not text:
                 where = "input" if isinstance(asked.input, str) else f"input[{number}]"
                 raise RequestError(f"{where} is empty: there is nothing to embed", where)
@@ -72,7 +63,6 @@ class EmbeddingEndpoint:
 class EmbeddingQuestion:
     """Implements `greenagent.serve.wire.Question`. Each text's vector comes as one answer, in base64."""
 
-    stream = False
     chat: ChatRequest | None = None
     quality: Quality | None = None
 
@@ -92,7 +82,7 @@ class EmbeddingQuestion:
                 prompt_ids=None if isinstance(text, str) else text,
                 stream=False,
             )
-            for text in self._request.texts
+            for text in listed(self._request.input)
         ]
         return planner.prompts(requests, batch=True).named({"messages": "input", "prompt": "input"})
 
@@ -106,9 +96,8 @@ class EmbeddingQuestion:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens, **energy_of(generation)}
         return encode(dump({"object": "list", "data": rows, "model": model, "usage": usage}))
 
-    def writer(self, model: str, generation: Generation) -> EventWriter:
-        """Never called: embeddings are not streamed."""
-        raise NotImplementedError("embeddings are not streamed")
+    def writer(self, model: str, generation: Generation) -> None:
+        """Embeddings are not streamed."""
 
 
 def _floats(vector: str) -> list[float]:

@@ -42,7 +42,6 @@ class ResponseQuestion:
         self.chat: ChatRequest | None = chat
         self._chat = chat
         self.model = request.model
-        self.stream = bool(request.stream)
         self.quality = chat.quality
 
     def plan(self, planner: Planner, request_id: str, quality: Quality) -> Planned:
@@ -60,8 +59,8 @@ class ResponseQuestion:
         writer.ending()
         return encode(dump(writer.response))
 
-    def writer(self, model: str, generation: Generation) -> ResponseWriter:
-        return ResponseWriter(self._request, model, generation)
+    def writer(self, model: str, generation: Generation) -> ResponseWriter | None:
+        return ResponseWriter(self._request, model, generation) if self._request.stream else None
 
 
 class ResponseWriter:

@@ -87,7 +87,7 @@ class Shadows:
 
     def same(self) -> None:
         """A picked request that the top tier answered itself."""
-        self._see(unlike=False)
+        self.shadowed(_answered_itself)
 
     def shadowed(self, compare: Callable[[], Awaitable[bool]]) -> None:
         """A picked request that a lower tier answered: ``compare`` will be called when those before it are done."""
@@ -112,7 +112,7 @@ class Shadows:
         while True:
             compare = await self._waiting.get()
             try:
-                self._see(unlike=not await compare())
+                await self._see(unlike=not await compare())
                 if self.alarmed_at is not None and self.on_alarm is not None:
                     await self.on_alarm()
                     self.on_alarm = None
@@ -121,7 +121,7 @@ class Shadows:
             finally:
                 self._waiting.task_done()
 
-    def _see(self, *, unlike: bool) -> None:
+    async def _see(self, *, unlike: bool) -> None:
         if self.alarmed_at is not None:
             return
         self.watch.see(unlike)
@@ -136,9 +136,13 @@ class Shadows:
                 100 * self.watch.alpha,
             )
         try:
-            write_text(self._path, self._state.model_dump_json() + "\n")
+            await asyncio.to_thread(write_text, self._path, self._state.model_dump_json() + "\n")  # a disk may take its time
         except EnvironmentalError as error:
             _log.warning("%s could not be written: a restart forgets what was watched: %s", self._path, error)
+
+
+async def _answered_itself() -> bool:
+    return True
 
 
 def _read(path: Path, cascade_sha256: str) -> WatchState:

@@ -1,7 +1,8 @@
 """Which replica gets the next request: of those that will answer in time the one whose grams grow least.
 
-A replica that runs a batch takes one request more for little: its steps run anyway. An idle one pays for steps of its own, a
-sleeping one for its waking too. So load gathers on few replicas, until the latency target needs another one.
+A replica that runs a batch takes one request more for little: its steps run anyway. An idle one pays for steps of its own. So
+load gathers on few replicas, until the latency target needs another one. What waking costs is not known: a sleeping one is
+woken only when the others do not suffice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class State:
 
     ``joules``: what the request would cost here in a batch; ``alone_j``: what it would cost more were nothing else running;
     ``None`` while nobody knows, which counts as the mean of the others.
-    ``wake_j`` and ``wake_s``: of waking it. ``latency_s``: the time to a first token that 95% of requests would stay below,
+    ``wake_s``: how long waking it takes. ``latency_s``: the time to a first token that 95% of requests would stay below,
     ``None`` while nobody knows. ``g_per_kwh``: ``None`` where nobody knows; it counts as the dirtiest that is known.
     """
 
@@ -31,7 +32,6 @@ class State:
     awake: bool = True
     joules: float | None = None
     alone_j: float = 0.0
-    wake_j: float = 0.0
     wake_s: float = 0.0
     latency_s: float | None = None
     g_per_kwh: float | None = None
@@ -41,7 +41,7 @@ class State:
         """Joules that one request more costs."""
         if self.joules is None:
             return None
-        return self.joules + (0.0 if self.in_flight else self.alone_j) + (0.0 if self.awake else self.wake_j)
+        return self.joules + (0.0 if self.in_flight else self.alone_j)
 
     @property
     def expected_s(self) -> float:

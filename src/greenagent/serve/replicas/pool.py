@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
 from greenagent.core.clock import Clock
-from greenagent.core.engine import EngineRequest, TokenEvent
-from greenagent.core.errors import EngineError, GreenagentError
+from greenagent.core.engine import EngineRequest
+from greenagent.core.errors import GreenagentError
 from greenagent.serve.accounts import Accounts, Runs
 from greenagent.serve.replicas.choose import choose, wanted
 from greenagent.serve.replicas.replica import Replica
@@ -101,14 +101,6 @@ class Pool:
         task = asyncio.create_task(wake())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    async def run(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
-        """Not for a pool: `pick` says who runs it."""
-        raise EngineError(f"{self.name} has replicas, of which one must be picked")
-        yield  # it is a generator
-
-    def cancel(self, request_id: str) -> None:
-        """The replica that runs it is told by the account that asked it."""
 
     async def _keep(self) -> None:
         while True:

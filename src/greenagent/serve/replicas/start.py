@@ -10,12 +10,12 @@ from greenagent.core.clock import Clock
 from greenagent.core.errors import InputError
 from greenagent.serve.accounts import Accounts
 from greenagent.serve.config import TierConfig
-from greenagent.serve.metered import open_metered
+from greenagent.serve.metered import MeteredClient, open_metered
 from greenagent.serve.remote.client import RemoteOptions, is_remote
 from greenagent.serve.replicas.pool import Pool
 from greenagent.serve.replicas.replica import Replica
 
-__all__ = ["check_replicas", "open_pool", "replica_configs"]
+__all__ = ["check_replicas", "open_engine", "open_pool", "replica_configs"]
 
 
 def replica_configs(tier: TierConfig) -> list[TierConfig]:
@@ -74,8 +74,15 @@ def _replica(
     def intensity() -> float | None:
         return accounts.intensity.value_g_per_kwh if accounts.intensity is not None and not far else None
 
-    start = partial(
-        open_metered,
+    start = partial(open_engine, name, config, accounts, clock, on_progress)
+    return Replica(name, start, config.max_batch, intensity, clock)
+
+
+async def open_engine(
+    name: str, config: TierConfig, accounts: Accounts, clock: Clock, on_progress: Callable[[str], None] | None = None
+) -> MeteredClient:
+    """One engine, as a tier or a replica asks for it. Errors: those of `open_metered`."""
+    return await open_metered(
         config.model,
         engine=config.engine,
         device=config.device,
@@ -87,4 +94,3 @@ def _replica(
         accounts=accounts,
         name=name,
     )
-    return Replica(name, start, config.max_batch, intensity, clock)
