@@ -59,7 +59,8 @@ def calibrate(model: Any, rows: Sequence[Encoded], pad_id: int, batch_size: int 
 def language_batches(
     rows: Sequence[Encoded], pad_id: int, batch_size: int = 32
 ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """Inputs of the body, and which tokens are real."""
+    """Inputs of the body, and which tokens are real; rows of like length together."""
+    rows = sorted(rows, key=lambda r: len(r["input_ids"]))
     for start in range(0, len(rows), batch_size):
         chunk = rows[start : start + batch_size]
         ids = collate(chunk, pad_id)["input_ids"]

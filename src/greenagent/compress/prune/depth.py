@@ -13,6 +13,8 @@ from greenagent.compress.training.examples import IGNORED, Encoded, collate
 
 __all__ = ["layers_by_loss"]
 
+_BATCH = 8  # rows of like length, so that a long prompt among short ones makes none of them long
+
 
 def layers_by_loss(
     model: Any, rows: Sequence[Encoded], depth: int, pad_id: int, progress: Callable[[int, int], None]
@@ -24,14 +26,14 @@ def layers_by_loss(
     ``progress`` is told (layers dropped, layers to drop). L layers take at most L^2 / 2 passes over ``rows``,
     of which a few dozen are enough.
     """
-    batch = collate(sorted(rows, key=lambda r: len(r["input_ids"])), pad_id)
-    labels = batch["labels"][:, 1:]
-    search = _Search(model, labels)
+    ordered = sorted(rows, key=lambda r: len(r["input_ids"]))
+    batches = [collate(ordered[start : start + _BATCH], pad_id) for start in range(0, len(ordered), _BATCH)]
+    search = _Search(model, [batch["labels"][:, 1:] for batch in batches])
     kept = list(range(model.config.num_hidden_layers))
     drops = len(kept) - depth
     model.eval()
     with torch.inference_mode():
-        embedded = model.get_input_embeddings()(batch["input_ids"])
+        embedded = [model.get_input_embeddings()(batch["input_ids"]) for batch in batches]
         for done in range(drops):
             losses = list(search.losses_without_each(kept, embedded))
             kept.pop(losses.index(min(losses)))
@@ -40,23 +42,26 @@ def layers_by_loss(
 
 
 class _Search:
-    """Runs parts of a model's stack on hidden states."""
+    """Runs parts of a model's stack on the hidden states of some batches."""
 
-    def __init__(self, model: Any, labels: torch.Tensor) -> None:
+    def __init__(self, model: Any, labels: Sequence[torch.Tensor]) -> None:
         self._model = model
         self._layers = list(model.model.layers)
-        self._answer = labels != IGNORED
-        self._labels = labels[self._answer]
+        self._answers = [batch != IGNORED for batch in labels]
+        self._labels = torch.cat([batch[answer] for batch, answer in zip(labels, self._answers, strict=True)])
 
-    def losses_without_each(self, kept: Sequence[int], hidden: torch.Tensor) -> Iterator[float]:
+    def losses_without_each(self, kept: Sequence[int], hidden: Sequence[torch.Tensor]) -> Iterator[float]:
         """For each position of ``kept`` the loss without that layer; the layers before it run once for all."""
         for position, layer in enumerate(kept):
             with self._stack(kept[position + 1 :]):
-                last = self._model.model(inputs_embeds=hidden, use_cache=False).last_hidden_state[:, :-1]
-                logits = self._model.lm_head(last[self._answer]).float()
+                last = [self._run(states)[:, :-1][answer] for states, answer in zip(hidden, self._answers, strict=True)]
+                logits = self._model.lm_head(torch.cat(last)).float()
             yield float(functional.cross_entropy(logits, self._labels))
             with self._stack([layer], norm=torch.nn.Identity()):
-                hidden = self._model.model(inputs_embeds=hidden, use_cache=False).last_hidden_state
+                hidden = [self._run(states) for states in hidden]
+
+    def _run(self, states: torch.Tensor) -> torch.Tensor:
+        return self._model.model(inputs_embeds=states, use_cache=False).last_hidden_state
 
     @contextmanager
     def _stack(self, layers: Sequence[int], norm: torch.nn.Module | None = None) -> Iterator[None]:

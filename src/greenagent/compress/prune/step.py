@@ -108,19 +108,28 @@ class Prune(StepOptions):
         goal = self.fit_shape(candidate.shape)
         anatomy = EncoderAnatomy(candidate, run) if isinstance(candidate, Encoder) else LanguageAnatomy(candidate, run)
         examples = run.calibration(self.calibration_examples)
-        importance = anatomy.importance(examples)
+        importance = anatomy.importance(examples) if self._judges_by_importance else None
         layers = self.layers or self._choose(anatomy, run, importance, goal.depth)
-        kept = Kept(
-            layers,
-            [_best(importance.neurons[i], goal.ffn) for i in layers] if self.ffn else None,
-            [_best(importance.groups[i], goal.groups) for i in layers] if self.groups else None,
-            _best(importance.hidden, goal.hidden) if self.hidden else None,
-        )
-        run.notes.update(layers_kept=layers, block_influence=[round(b, 4) for b in importance.block_influence])
+        kept = Kept(layers)
+        if importance is not None:
+            kept = Kept(
+                layers,
+                [_best(importance.neurons[i], goal.ffn) for i in layers] if self.ffn else None,
+                [_best(importance.groups[i], goal.groups) for i in layers] if self.groups else None,
+                _best(importance.hidden, goal.hidden) if self.hidden else None,
+            )
+            run.notes.update(block_influence=[round(b, 4) for b in importance.block_influence])
+        run.notes.update(layers_kept=layers)
         return candidate.changed(anatomy.reshaped(kept, examples))
 
-    def _choose(self, anatomy: Anatomy, run: Run, importance: Importance, depth: int) -> list[int]:
-        if self.depth_by == "influence":
+    @property
+    def _judges_by_importance(self) -> bool:
+        """Whether the examples must run through the model: layers that are named, or found by loss, need no more."""
+        widths = any((self.ffn, self.groups, self.hidden))
+        return widths or (self.depth is not None and self.depth_by == "influence")
+
+    def _choose(self, anatomy: Anatomy, run: Run, importance: Importance | None, depth: int) -> list[int]:
+        if self.depth_by == "influence" and importance is not None:
             return choose_layers(importance.block_influence, depth)
 
         def progress(done: int, total: int) -> None:
