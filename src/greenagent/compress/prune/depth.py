@@ -60,7 +60,7 @@ class _Search:
             with self._stack([layer], norm=torch.nn.Identity()):
                 hidden = [self._run(states) for states in hidden]
 
-    def _run(self, states: torch.Tensor) -> torch.Tensor:
+    def _run(self, states: torch.Tensor) -> Any:
         return self._model.model(inputs_embeds=states, use_cache=False).last_hidden_state
 
     @contextmanager
