@@ -13,6 +13,7 @@ from pathlib import Path
 from greenagent.compress.candidate import Candidate, Shape
 from greenagent.compress.card.compare import check_slices, outside_teacher, require_watched, teacher_name, uncompared_line
 from greenagent.compress.card.outside import ask_outside
+from greenagent.compress.card.untaught import untaught_line
 from greenagent.compress.card.watched import unwatched_line
 from greenagent.compress.card.write import Finished, write_model
 from greenagent.compress.classify.candidate import Classifier
@@ -118,6 +119,8 @@ def build_run(
     seen = [example for split in recipe.train_on for example in task.splits[split]]
     fit, select = fit_select(seen, recipe.seed, recipe.select_share)
     held_out = [example for split, examples in task.splits.items() if split not in recipe.train_on for example in examples]
+    if line := untaught_line(task.tools, seen):
+        say(f"warning: {line}")
     return Run(
         recipe.name,
         task.interface(),
@@ -157,6 +160,8 @@ def write_models(
     outside, why_none = ask_outside(beside, *asked) if beside else (None, "")
     trained_on = [example for split in recipe.train_on for example in task.splits[split]]
     if recipe.most_slice_loss is not None and (line := unwatched_line(run.select, recipe.min_slice, trained_on)):
+        kept[-1].notes.append(f"{line}.")
+    if line := untaught_line(task.tools, trained_on):
         kept[-1].notes.append(f"{line}.")
     for one in kept:
         other = cards.get(teacher) or outside
