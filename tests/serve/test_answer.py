@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from greenagent.core.calls import Tool, ToolCall, parse_calls, read_json_calls
 from greenagent.core.engine import EngineRequest
+from greenagent.core.interface import Message
 from greenagent.serve.answer import CallDelta, CompactReader, Ending, JsonCallReader, MixedReader, TextReader
+from greenagent.serve.answered import Answered, answered
 from greenagent.serve.problems import ApiError
 
 TOOLS = [Tool(name="add", parameters={"type": "object", "properties": {"a": {"type": "integer"}}}), Tool(name="stop")]
@@ -98,6 +100,31 @@ def test_a_line_that_is_too_long_breaks_at_once() -> None:
     reader = compact(longest=4)
     reader.feed("stopp")
     assert reader.broken
+
+
+def test_a_call_that_has_its_result_is_not_made_again() -> None:
+    made = Answered([ToolCall(name="add", arguments={"a": 1})], "2")
+    for text in ("add|a=1", "add|a=1\n", "add|a=1\nadd|a=1"):
+        said, calls, ending = read(compact(answered=made), [text])
+        assert (said, calls, ending.reason, ending.again) == ("2", [], "stop", None), text
+    for text in ("add|a=2", "add|a=1\nadd|a=2"):
+        said, calls, ending = read(compact(answered=made), [text])
+        assert (said, calls, ending.reason) == ("", [(0, "add", '{"a":2}')], "tool_calls"), text
+    _, calls, ending = read(compact(answered=made, forced=True), ["add|a=1"])
+    assert (calls, ending.deltas, ending.reason) == ([], ["2"], "stop")
+
+
+def test_only_calls_since_the_user_last_spoke_count_as_made() -> None:
+    def call(number: int) -> Message:
+        return Message(role="assistant", tool_calls=[ToolCall(name="add", arguments={"a": number})])
+
+    user, result = Message(role="user", content="add"), Message(role="tool", content="2", tool_call_id="x")
+    assert answered([user]) is None
+    assert answered([user, call(1), result, user]) is None
+    found = answered([user, call(1), result, user, call(2), result, call(3), result.model_copy(update={"content": "3"}), result])
+    assert found is not None
+    assert [c.arguments["a"] for c in found.calls] == [2, 3]
+    assert found.results == "3\n2"
 
 
 def test_a_forced_answer_that_is_cut_lets_nothing_half_out() -> None:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from greenagent.core.engine import EngineRequest
+from greenagent.core.interface import Interface
 
 ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -87,6 +88,28 @@ async def test_a_pydantic_ai_agent_uses_its_tool(serve: Any, api: str, stream: b
     assert output == "It is sunny in Paris."
     assert asked == ["Paris"]
     assert len(served.ledger.activities) == 2
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_agent_of_a_model_that_only_calls_comes_to_an_end(serve: Any, api: str, stream: bool) -> None:
+    pytest.importorskip("pydantic_ai")
+    served = await serve("weather|city= Paris", interface=Interface(kind="declared"))
+    asked: list[str] = []
+    agent = pydantic_ai_agent(served.url, api)
+
+    @agent.tool_plain
+    def weather(city: str) -> str:
+        """The weather of a city."""
+        asked.append(city)
+        return "sunny in " + city
+
+    if stream:
+        async with agent.run_stream("How is the weather in Paris?") as result:
+            output = await result.get_output()
+    else:
+        output = (await agent.run("How is the weather in Paris?")).output
+    assert (output, asked) == ("sunny in Paris", ["Paris"])
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])

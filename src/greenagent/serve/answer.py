@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 
 from greenagent.core.calls import CALL_OPEN, NO_CALL, ToolCall, read_json_calls
 from greenagent.core.engine import EngineRequest, FinishReason
+from greenagent.serve.answered import Answered
 from greenagent.serve.problems import ApiError
 
 __all__ = [
@@ -127,6 +128,7 @@ class CompactReader:
     :param max_tokens: the most tokens that all generations together may have.
     :param longest: no valid line has more characters.
     :param none: what says that no tool fits.
+    :param answered: calls that have their results: not made again; where nothing else is called, the results are said.
     """
 
     def __init__(
@@ -140,8 +142,11 @@ class CompactReader:
         max_tokens: int,
         longest: int | None = None,
         none: str = NO_CALL,
+        answered: Answered | None = None,
     ) -> None:
         self.broken = False
+        self._answered = answered
+        self._repeats = False
         self._none = none
         self._parse = parse
         self._allowed = allowed
@@ -173,6 +178,8 @@ class CompactReader:
             return Ending(deltas, "length")
         if self._lines and not self.broken:
             return Ending(deltas, "tool_calls")
+        if self._answered is not None and self._repeats and not self.broken:
+            return Ending([self._answered.results])
         if not self._forced:
             return self._again(deltas)
         if reason == "length":
@@ -187,10 +194,13 @@ class CompactReader:
 
     def _take(self, line: str) -> list[Delta]:
         calls = self._parse(line)
-        if not line and self._lines:
+        if not line and (self._lines or self._repeats):
             return []
         if not calls or not self._allowed(calls[0]):
             self.broken = True
+            return []
+        if self._answered is not None and calls[0] in self._answered.calls:
+            self._repeats = True
             return []
         self._lines.append(line)
         return [CallDelta.of(len(self._lines) - 1, calls[0])]

@@ -20,6 +20,7 @@ from greenagent.core.engine import EngineRequest, Grammar
 from greenagent.core.errors import RequestError
 from greenagent.core.interface import Interface
 from greenagent.serve.answer import AnswerReader, CompactReader, JsonCallReader, MixedReader, TextReader
+from greenagent.serve.answered import Answered, answered
 from greenagent.serve.grammar import calls_grammar, json_call_grammar, json_schema_grammar, label_grammar
 from greenagent.serve.problems import ApiError
 from greenagent.serve.request import ChatRequest, to_messages
@@ -109,12 +110,13 @@ class SpecialisedDialect:
         if request.response_format is not None and request.response_format.type != "text":
             raise RequestError("response_format: this model is specialised in tool calls and writes no JSON", "response_format")
         base = base_request(request, request_id, self._interface.max_answer_tokens)
-        base.prompt = self._interface.render_prompt(to_messages(request))
+        messages = to_messages(request)
+        base.prompt = self._interface.render_prompt(messages)
         if request.choice == "none":
             return Plan(base, TextReader())
         if self._interface.kind == "label":
             base.stream = base.logprobs
-        return self._plan_calls(request, base)
+        return self._plan_calls(request, base, answered(messages))
 
     def _check_tools(self, toolset: Toolset) -> None:
         if toolset.hash != self._toolset.hash:
@@ -126,7 +128,7 @@ class SpecialisedDialect:
                 param="tools",
             )
 
-    def _plan_calls(self, request: ChatRequest, base: EngineRequest) -> Plan:
+    def _plan_calls(self, request: ChatRequest, base: EngineRequest, done: Answered | None) -> Plan:
         named = request.named_tool
         if named is not None:
             self._toolset.only(named)
@@ -162,6 +164,7 @@ class SpecialisedDialect:
             max_tokens=base.max_tokens,
             longest=self._longest_label,
             none=self._interface.render_answer([]),
+            answered=done if allow_none else None,
         )
         return Plan(first, reader)
 
